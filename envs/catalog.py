@@ -47,6 +47,12 @@ def make_skill(name: str, **options: Any) -> "Task":
     return skill
 
 
+def skill_id(kind: type) -> str:
+    """The id of a skill's class: its name here, or "module:Class"."""
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, known in SKILLS.items() if known == path), path)
+
+
 def unknown_skill(name: str) -> str:
     """The message for a name that is no skill."""
     return f"unknown skill {name!r}; choose from {', '.join(SKILLS)}, or a Gymnasium id"

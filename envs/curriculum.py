@@ -24,6 +24,11 @@ class Task(Protocol):
     observation_space: spaces.Box
     action_space: spaces.Box
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Its `id` and the options that rebuild it."""
+        ...
+
     def vec_env(self, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False) -> VecEnv:
         """N environments; with `get_state` and `set_state`, which continue bit for bit."""
         ...
@@ -96,6 +101,34 @@ class Curriculum:
         """Names of the skills, in order."""
         return [skill.name for skill in self.skills]
 
+    def to_json(self) -> dict[str, Any]:
+        """Name, and each skill's id, options and steps; `from_json` rebuilds it."""
+        skills = [s.spec | {"steps": n} for s, n in zip(self.skills, self.steps, strict=True)]
+        return {"name": self.name, "skills": skills}
+
+    @staticmethod
+    def from_json(content: Any, where: str = "curriculum") -> "Curriculum":
+        """Build a curriculum from a dict with `name` and a list `skills` of dicts with an `id`.
+
+        Raises:
+            ValueError: it is not such a dict; the message begins with `where`.
+        """
+        tables = content.get("skills") if isinstance(content, dict) else None
+        if not isinstance(tables, list) or not tables or not all(map(_is_table, tables)):
+            raise ValueError(f"{where} needs a list 'skills' of tables with an 'id'")
+        if unknown := set(content) - {"name", "skills"}:
+            raise ValueError(f"{where} has unknown keys: {', '.join(sorted(unknown))}")
+        skills, steps = [], []
+        for table in tables:
+            options: dict[str, Any] = dict(table)
+            name, budget = options.pop("id"), options.pop("steps", None)
+            skill = make_skill(name, **options)
+            if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool)):
+                raise ValueError(f"{where}: steps of {name!r} must be a whole number")
+            skills.append(skill)
+            steps.append(skill.steps if budget is None else budget)
+        return Curriculum(str(content.get("name", "own")), skills, steps)
+
     @property
     def observation_space(self) -> spaces.Box:
         """The one observation space, padded to the longest where they differ."""
@@ -166,22 +199,9 @@ def _from_file(path: Path) -> Curriculum:
         raise ValueError(
             f"curriculum file {path} is not valid {path.suffix[1:]}: {error}"
         ) from None
-    tables = content.get("skills") if isinstance(content, dict) else None
-    if not isinstance(tables, list) or not tables or not all(map(_is_table, tables)):
-        raise ValueError(f"curriculum file {path} needs a list 'skills' of tables with an 'id'")
-    unknown = set(content) - {"name", "skills"}
-    if unknown:
-        raise ValueError(f"curriculum file {path} has unknown keys: {', '.join(sorted(unknown))}")
-    skills, steps = [], []
-    for table in tables:
-        options: dict[str, Any] = dict(table)
-        name, budget = options.pop("id"), options.pop("steps", None)
-        skill = make_skill(name, **options)
-        if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool)):
-            raise ValueError(f"curriculum file {path}: steps of {name!r} must be a whole number")
-        skills.append(skill)
-        steps.append(skill.steps if budget is None else budget)
-    return Curriculum(str(content.get("name", path.stem)), skills, steps)
+    if isinstance(content, dict):
+        content.setdefault("name", path.stem)
+    return Curriculum.from_json(content, f"curriculum file {path}")
 
 
 def _is_table(entry: object) -> bool:

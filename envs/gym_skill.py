@@ -53,6 +53,11 @@ class GymSkill:
         if horizon is None or horizon < 1:
             raise ValueError(f"skill {name!r} needs a horizon >= 1, got {horizon}")
         self.horizon = horizon
+        self._options = {
+            "success_return": success_return,
+            "horizon": horizon,
+            "env_kwargs": self._kwargs,
+        }
         threshold = spec.reward_threshold if success_return is None else success_return
         self._threshold = threshold
         env = self._make()
@@ -63,6 +68,11 @@ class GymSkill:
         env.close()
         if threshold is None and not {"is_success", "success"} & set(info):
             raise ValueError(f"skill {name!r} does not say what success is; give success_return")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What rebuilds this skill."""
+        return {"id": self.name, **self._options}
 
     def _make(self) -> gym.Env[Any, Any]:
         env = gym.make(self.name, max_episode_steps=self.horizon, **self._kwargs)

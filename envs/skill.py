@@ -1,13 +1,14 @@
 """What a skill is: a task as pure functions of a World."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
+from clrl.envs.catalog import skill_id
 from clrl.envs.world import World
 
 if TYPE_CHECKING:
@@ -79,6 +80,14 @@ class Skill(ABC):
         from clrl.envs.vec_env import WorldVecEnv
 
         return WorldVecEnv(self, n, seed=seed, threads=threads, stagger=stagger)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What rebuilds this skill: its id and the options of its class.
+
+        A skill whose class takes arguments extends it by them.
+        """
+        return {"id": skill_id(type(self))}
 
     @property
     def dt(self) -> float:
