@@ -21,6 +21,7 @@ _PUCK = ((0.40, -0.08), (0.49, 0.08))
 _CABINET_Y = (-0.06, 0.06)
 _DIAL = ((0.40, -0.30), (0.48, -0.24))
 _BUTTON = ((0.40, 0.22), (0.48, 0.30))
+_BOUND = 10.0  # of every observation, in its unit; nothing in the scene comes near it
 _SCENE_DRAWS = 10  # random numbers the scene takes; a skill's goal has the rest
 
 
@@ -32,7 +33,7 @@ class ArmSkill(Skill):
     torque-controlled arms, turns the target into joint torques by the transposed Jacobian, within
     the joints' torque limits; it also holds the hand upright.
 
-    **Observation** `Box(-inf, inf, (23,))`; x points away from the robot, z up:
+    **Observation** `Box(-10, 10, (23,))`, clipped to it; x points away from the robot, z up:
 
     | index | meaning                                              | name in the XML      | unit |
     |-------|------------------------------------------------------|----------------------|------|
@@ -58,7 +59,7 @@ class ArmSkill(Skill):
     object: ClassVar[str]
     mechanism: ClassVar[str] = ""
     draws = _SCENE_DRAWS + 4
-    observation_space = box(-float("inf"), float("inf"), 23)
+    observation_space = box(-_BOUND, _BOUND, 23)
     action_space = box(-1.0, 1.0, 4)
 
     @property
@@ -113,7 +114,7 @@ class ArmSkill(Skill):
                 goal - position,
             ),
             dim=1,
-        )
+        ).clamp(-_BOUND, _BOUND)
 
     def hand(self, world: World) -> Tensor:
         """Point between the fingertips, (n, 3), m."""
