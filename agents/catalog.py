@@ -1,6 +1,7 @@
 """Names of agents and protections, and how to build them; loads torch only when building."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ def make_agent(
     """
     if name not in AGENTS:
         raise ValueError(f"unknown agent {name!r}; choose from {', '.join(AGENTS)}")
+    options = deepcopy(options)  # SB3 writes into policy_kwargs
     protections = [
         make_protection(kind, **{"seed": seed, **chosen})
         for kind, chosen in (protect or {}).items()

@@ -174,8 +174,8 @@ class Continual(_Base):
 
     def _before_step(self, name: str, hook: str) -> Callable[..., None]:
         def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
-            check_gradients(self, optimizer, name)
             self._protect(hook)
+            check_gradients(self, optimizer, name)
 
         return before
 

@@ -64,6 +64,8 @@ def _accumulate(
     scaled = mean * torch.exp(-log_std.detach())  # its gradient is that of the mean over s
     terms = [*scaled.unbind(dim=1), *(2**0.5 * log_std).unbind(dim=1)]
     for term in terms:
+        if not term.requires_grad:
+            continue
         gradients = torch.autograd.grad(
             term.sum(), [outputs[layer] for layer in layers], retain_graph=True, allow_unused=True
         )

@@ -15,6 +15,10 @@ class NumericalError(RuntimeError):
 class Guard(BaseCallback):
     """Looks at what the environment returns before the policy sees it."""
 
+    def _on_training_start(self) -> None:
+        if not _finite(list(self.model.policy.parameters())):
+            raise NumericalError(message(self.model, "weight of the policy"))
+
     def _on_rollout_start(self) -> None:
         self._check("observation", self.model._last_obs)
 

@@ -59,7 +59,7 @@ def test_derived_fields_are_at_the_new_state() -> None:
     world = make_world(pendulum(), 2)
     world.field("qpos")[:, 0] = 0.4
     world.step(3)
-    model, data = world.snapshot(1)
+    _, data = world.snapshot(1)
     assert world.sensor("tip")[1].tolist() == pytest.approx(data.sensor("tip").data.tolist())
 
 
