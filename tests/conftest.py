@@ -1,0 +1,5 @@
+"""Settings every test shares."""
+
+import torch
+
+torch.set_num_threads(1)
