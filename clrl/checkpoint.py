@@ -1,0 +1,239 @@
+"""Checkpoints: directories that are either whole or not there.
+
+    000123456/state.safetensors   tensors
+    000123456/state.json          everything else, see `clrl.packing`
+    000123456/manifest.json       format, size and sha256 of both, what the writer said about it
+
+Nothing here can run code on loading. The sums find damage; they are no signature.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from clrl.packing import pack, unpack
+
+FORMAT = 1
+TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+
+_LOG = logging.getLogger(__name__)
+_TEMPORARY = ".tmp-"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged or incomplete."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"checkpoint {path}: {problem}; restore it or delete the checkpoint")
+
+
+def name(step: int) -> str:
+    """Directory name of the checkpoint at an environment step, such as "000123456"."""
+    if step < 0:
+        raise ValueError(f"step must be >= 0, got {step}")
+    return f"{step:09d}"
+
+
+def write(path: Path, state: Mapping[Any, Any], info: Mapping[str, Any]) -> None:
+    """Write a checkpoint; it appears whole and on the disk, or not at all.
+
+    Args:
+        path: The new directory; missing parents are made.
+        state: Nested state as `clrl.packing.pack` takes it.
+        info: Small facts that are read without the state; JSON values only.
+
+    Raises:
+        FileExistsError: Something is at `path` already.
+        OSError: It cannot be written; nothing is left behind.
+        TypeError: The state or the info holds something that is not plain data.
+        ValueError: The info holds a number that is not finite, or the state itself.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(f"checkpoint {path} exists already")
+    if json.loads(_json(info)) != info:
+        raise TypeError(f"info of checkpoint {path} must be JSON values, which read back equal")
+    packed, tensors = pack(state)
+    files = {TENSORS: safetensors.torch.save(tensors), STATE: _json(packed)}
+    sums = {file: _sum(data) for file, data in files.items()}
+    files[MANIFEST] = _sealed({"format": FORMAT, "files": sums, "info": dict(info)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _staged(path) as folder:
+        for file, data in files.items():  # the manifest last
+            _write_file(folder / file, data)
+
+
+def read(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """State and info of a checkpoint, after checking every byte.
+
+    Tensors are on the CPU; tuples come back as lists.
+
+    Raises:
+        CheckpointError: A file is missing, truncated, altered or of another format.
+        OSError: A file cannot be read.
+    """
+    manifest = _manifest(path)
+    tensors = _verified(path, TENSORS, manifest)
+    packed = _verified(path, STATE, manifest)
+    try:
+        state = unpack(json.loads(packed), safetensors.torch.load(tensors))
+    except SafetensorError as error:
+        raise CheckpointError(path, f"{TENSORS} is not valid: {_line(error)}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(path, f"{STATE} is not valid: {_line(error)}") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(path, f"{STATE} is not valid: it is no dictionary")
+    return state, manifest["info"]
+
+
+def info(path: Path) -> dict[str, Any]:
+    """What the writer said about a checkpoint; reads the manifest only.
+
+    Raises:
+        CheckpointError: The manifest is missing, altered or of another format.
+        OSError: It cannot be read.
+    """
+    facts: dict[str, Any] = _manifest(path)["info"]
+    return facts
+
+
+def verify(path: Path) -> None:
+    """Check every byte of a checkpoint without building its state; errors as `read`."""
+    manifest = _manifest(path)
+    for file in (STATE, TENSORS):
+        _verified(path, file, manifest)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints in a folder, valid or not, by rising step; empty without the folder."""
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if re.fullmatch(r"[0-9]{9,}", p.name) and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def newest_valid(folder: Path) -> Path | None:
+    """The latest checkpoint that is whole; damaged ones are passed over with a logged warning.
+
+    Raises:
+        OSError: A file is there but cannot be read, which a person should look at.
+    """
+    for path in reversed(checkpoints(folder)):
+        try:
+            verify(path)
+        except CheckpointError as error:
+            _LOG.warning("%s", error)
+        else:
+            return path
+    return None
+
+
+def clean(folder: Path) -> list[Path]:
+    """Remove what writers that were killed left behind; not while another one is writing.
+
+    Returns:
+        The directories that were removed.
+    """
+    leftovers = sorted(folder.glob(f"{_TEMPORARY}*")) if folder.is_dir() else []
+    for leftover in leftovers:
+        shutil.rmtree(leftover)
+    return leftovers
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `path` if the block succeeds, and vanishes if not."""
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        _sync_folder(temporary)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    try:
+        _sync_folder(path.parent)
+    except OSError:
+        # Whole, but perhaps not on the disk: the caller hears of a failure, so it must not stay.
+        os.rename(path, temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # Windows cannot open directories, and needs no sync for a rename
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    data = _read_file(path, MANIFEST)
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        seal = manifest.pop("sha256", None)
+        is_intact = _sealed(manifest) == data
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(path, f"{MANIFEST} is not valid") from None
+    if seal is None or not is_intact:
+        raise CheckpointError(path, f"{MANIFEST} does not match its sha256")
+    if manifest.get("format") != FORMAT:
+        problem = f"{MANIFEST} has format {manifest.get('format')!r}, not {FORMAT}"
+        raise CheckpointError(path, problem)
+    files = manifest.get("files")
+    if not isinstance(files, dict) or files.keys() != {TENSORS, STATE} or "info" not in manifest:
+        raise CheckpointError(path, f"{MANIFEST} has other entries than format {FORMAT}")
+    return manifest
+
+
+def _verified(path: Path, file: str, manifest: Mapping[str, Any]) -> bytes:
+    # These very bytes are decoded afterwards, so nothing can change between check and use.
+    data = _read_file(path, file)
+    if manifest["files"][file] != _sum(data):
+        raise CheckpointError(path, f"{file} does not match its sha256")
+    return data
+
+
+def _read_file(path: Path, file: str) -> bytes:
+    try:
+        return (path / file).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise CheckpointError(path, f"{file} is missing") from None
+
+
+def _sum(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest's bytes, its own sha256 included, so that an altered one is noticed too."""
+    return _json({**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()})
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, allow_nan=False) + "\n").encode()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
