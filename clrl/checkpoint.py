@@ -114,7 +114,7 @@ def verify(path: Path) -> None:
         _verified(path, file, manifest)
 
 
-def checkpoints(folder: Path) -> list[Path]:
+def steps(folder: Path) -> list[Path]:
     """All checkpoints in a folder, valid or not, by rising step; empty without the folder."""
     if not folder.is_dir():
         return []
@@ -128,7 +128,7 @@ def newest_valid(folder: Path) -> Path | None:
     Raises:
         OSError: A file is there but cannot be read, which a person should look at.
     """
-    for path in reversed(checkpoints(folder)):
+    for path in reversed(steps(folder)):
         try:
             verify(path)
         except CheckpointError as error:

@@ -159,7 +159,7 @@ def test_a_killed_write_leaves_the_older_or_the_whole_newer_one(
             os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     is_renamed = at == STEPS - 1 or (at == STEPS - 2 and after)
-    assert checkpoint.checkpoints(old.parent) == ([old, new] if is_renamed else [old])
+    assert checkpoint.steps(old.parent) == ([old, new] if is_renamed else [old])
     newest = checkpoint.newest_valid(old.parent)
     assert newest == (new if is_renamed else old)
     assert torch.equal(checkpoint.read(newest)[0]["w"], STATE["w"])
@@ -262,8 +262,8 @@ def test_the_newest_is_the_one_of_the_largest_step(old: Path) -> None:
     (old.parent / "latest").mkdir()
     (old.parent / ".tmp-000000003-x").mkdir()
     (old.parent / "000000004").touch()
-    steps = [checkpoint.info(path)["step"] for path in checkpoint.checkpoints(old.parent)]
-    assert steps == [1, 20, 999_999_999, 1_000_000_000]
+    found = [checkpoint.info(path)["step"] for path in checkpoint.steps(old.parent)]
+    assert found == [1, 20, 999_999_999, 1_000_000_000]
     newest = checkpoint.newest_valid(old.parent)
     assert newest is not None
     assert newest.name == "1000000000"
