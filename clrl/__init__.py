@@ -1,3 +1,38 @@
-"""clrl: continual reinforcement learning for robot skills."""
+"""clrl: continual reinforcement learning for robot skills.
+
+`import clrl` registers the skills with Gymnasium and loads neither torch nor MuJoCo; the functions
+below load them when first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from clrl.envs.catalog import register as _register
+
+if TYPE_CHECKING:
+    from clrl.api import evaluate, load
+    from clrl.run import Run
+    from clrl.train import resume, train
 
 __version__ = "0.1.0"
+
+__all__ = ["Run", "evaluate", "load", "resume", "train"]
+
+_EXPORTS = {
+    "Run": "clrl.run",
+    "evaluate": "clrl.api",
+    "load": "clrl.api",
+    "resume": "clrl.train",
+    "train": "clrl.train",
+}
+
+_register()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'clrl' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_EXPORTS[name]), name)
+    globals()[name] = value  # over the submodule of the same name that the import left here
+    return value

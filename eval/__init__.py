@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clrl.eval.evaluator import Score, evaluate, evaluate_skill
     from clrl.eval.figure import plot
     from clrl.eval.intervals import wilson
     from clrl.eval.metrics import (
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
 _HOME = {
     "FORMULAS": "metrics",
     "Retention": "retention",
+    "Score": "evaluator",
     "average_performance": "metrics",
     "backward_transfer": "metrics",
+    "evaluate": "evaluator",
+    "evaluate_skill": "evaluator",
     "forgetting": "metrics",
     "forward_transfer": "metrics",
     "plot": "figure",
@@ -42,8 +46,11 @@ _HOME = {
 __all__ = [
     "FORMULAS",
     "Retention",
+    "Score",
     "average_performance",
     "backward_transfer",
+    "evaluate",
+    "evaluate_skill",
     "forgetting",
     "forward_transfer",
     "plot",

@@ -1,0 +1,103 @@
+"""Names of agents and protections, and how to build them; loads torch only when building."""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gymnasium import spaces
+
+    from clrl.agents.continual import Continual
+    from clrl.agents.protection import Protection
+
+AGENTS = {"ppo": "clrl.agents.ppo:ContinualPPO", "sac": "clrl.agents.sac:ContinualSAC"}
+
+PROTECTIONS = {
+    "ewc": "clrl.agents.ewc:EWC",
+    "distill": "clrl.agents.distillation:PolicyDistillation",
+    "replay": "clrl.agents.replay:ReservoirReplay",
+}
+
+
+def check_protections(names: Sequence[str]) -> None:
+    """Raise ValueError at the first name that is no protection, or is there twice."""
+    for name in names:
+        if name not in PROTECTIONS and ":" not in name:
+            raise ValueError(f"unknown protection {name!r}; choose from {', '.join(PROTECTIONS)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"a protection is named twice: {', '.join(names)}")
+
+
+def make_protection(name: str, **options: Any) -> "Protection":
+    """Build a protection by its name in `PROTECTIONS`, or from "module:Class".
+
+    Raises:
+        ValueError: nothing has that name, or it does not take those options.
+    """
+    check_protections([name])
+    try:
+        protection: Protection = _load(PROTECTIONS.get(name, name))(**options)
+    except TypeError as error:
+        raise ValueError(f"protection {name!r}: {error}") from None
+    return protection
+
+
+def make_agent(
+    name: str,
+    observation_space: "spaces.Box",
+    action_space: "spaces.Box",
+    *,
+    worlds: int = 1,
+    protect: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    **options: Any,
+) -> "Continual":
+    """Build an agent before there is an environment; `begin_skill` brings one.
+
+    Args:
+        name: A name of `AGENTS`.
+        observation_space: Of every skill it will learn.
+        action_space: Of every skill it will learn.
+        worlds: Environments stepped at once in training.
+        protect: Names of protections with their options.
+        seed: Seeds networks, draws and protections.
+        device: Of the networks.
+        options: Arguments of the agent's class.
+
+    Raises:
+        ValueError: an unknown name, or an option that the class does not take.
+    """
+    if name not in AGENTS:
+        raise ValueError(f"unknown agent {name!r}; choose from {', '.join(AGENTS)}")
+    protections = [
+        make_protection(kind, **{"seed": seed, **chosen})
+        for kind, chosen in (protect or {}).items()
+    ]
+    if name == "sac":  # SB3 derives it from an environment, of which there is none yet
+        options.setdefault("target_entropy", -float(action_space.shape[0]))
+    try:
+        agent: Continual = _load(AGENTS[name])(
+            "MlpPolicy",
+            None,
+            protect=protections,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            **options,
+        )
+        agent.observation_space = observation_space
+        agent.action_space = action_space
+        agent.n_envs = worlds
+        agent._setup_model()
+    except TypeError as error:
+        raise ValueError(f"agent {name!r}: {error}") from None
+    return agent
+
+
+def _load(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{path!r} cannot be imported: {error}") from None

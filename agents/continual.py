@@ -1,0 +1,307 @@
+"""What PPO and SAC gain to learn skill after skill.
+
+SB3 computes its losses inside `train()` and offers no hook there. Protections work on gradients
+instead, in a hook just before the optimizer steps, which leaves `train()` as SB3 wrote it.
+"""
+
+import copy
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from torch import Tensor, nn
+
+from clrl.agents.guard import Guard, check_gradients, check_weights
+from clrl.agents.protection import Protection
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm as _Base
+else:
+    _Base = object
+
+Array = NDArray[Any]
+
+# Counters and buffers that decide how training goes on.
+_PLAIN = (
+    "num_timesteps",
+    "_n_updates",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_episode_num",
+    "_current_progress_remaining",
+    "skills",
+    "_skill_start",
+    "_skill_steps",
+    "protection_seconds",
+)
+
+
+class Continual(_Base):
+    """Skills, heads and protections; mixed into SB3's algorithms.
+
+    Attributes:
+        skills: Names of the skills begun so far, in order.
+        protections: What guards the earlier ones.
+        protection_seconds: Time spent in protections.
+    """
+
+    policy: Any
+
+    def __init__(self, *args: Any, protect: Sequence[Protection] = (), **kwargs: Any) -> None:
+        self.protections = list(protect)
+        self.skills: list[str] = []
+        self.protection_seconds = 0.0
+        self._skill_start = 0
+        self._skill_steps: int | None = None
+        super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()  # type: ignore[safe-super]
+        self._generator = torch.Generator().manual_seed(self.seed or 0)
+        self.policy.select(max(0, len(self.skills) - 1))
+        self._register_hooks()
+
+    # Skills
+
+    def begin_skill(self, name: str, env: Any = None, steps: int | None = None) -> None:
+        """Start learning a skill: a new head, fresh moments, fresh experience.
+
+        The first skill takes the head the agent was built with.
+
+        Args:
+            name: Of the skill, new to this agent.
+            env: Its environment; the present one stays if none is given.
+            steps: Its budget, over which learning-rate schedules run from 1 to 0.
+
+        Raises:
+            ValueError: the agent has that skill already, or the environment's spaces differ.
+        """
+        if name in self.skills:
+            raise ValueError(f"the agent has learned skill {name!r} already")
+        if env is not None:
+            self.set_env(env)
+        if self.skills:
+            self.policy.add_head()
+            self.policy_kwargs = self.policy_kwargs | {"n_heads": self.policy.n_heads}
+            self._start_afresh()
+        self.skills.append(name)
+        self.policy.select(self.skill)
+        self._skill_start, self._skill_steps = self.num_timesteps, steps
+        self._protect("before_skill")
+
+    def end_skill(self) -> None:
+        """Let the protections remember the skill, after its last update."""
+        self._protect("after_skill")
+
+    @property
+    def skill(self) -> int:
+        """Index of the skill being learned, the latest."""
+        return max(0, len(self.skills) - 1)
+
+    @property
+    def skill_progress(self) -> float | None:
+        """Share of the skill's budget that is spent, or None where no budget was given."""
+        if self._skill_steps is None:
+            return None
+        return (self.num_timesteps - self._skill_start) / self._skill_steps
+
+    def skill_index(self, name: str) -> int:
+        """Index of a skill by name; ValueError where the agent has none of that name."""
+        if name not in self.skills:
+            known = ", ".join(self.skills) or "none yet"
+            raise ValueError(f"the agent has no skill {name!r}; it has {known}")
+        return self.skills.index(name)
+
+    def for_skill(self, name: str) -> "SkillPolicy":
+        """The policy of one skill, with SB3's `predict`; what is being learned stays selected."""
+        return SkillPolicy(self, self.skill_index(name))
+
+    def newest(self) -> "SkillPolicy":
+        """The policy of the skill being learned, whatever is asked of it."""
+        return SkillPolicy(self, self.skill)
+
+    def act(self, observation: Array, skill: str, deterministic: bool = True) -> Array:
+        """Action for an observation (obs,) or a batch (n, obs) in a skill."""
+        action: Array = self.for_skill(skill).predict(observation, deterministic=deterministic)[0]
+        return action
+
+    # What protections ask for
+
+    def gaussian(self, observations: Tensor, skill: int) -> tuple[Tensor, Tensor]:
+        """Mean and log-std of the action in a skill, each (batch, act), before squashing."""
+        result: tuple[Tensor, Tensor] = self.policy.gaussian(observations, skill)
+        return result
+
+    def trunk(self) -> list[nn.Module]:
+        """Layers of the actor that all skills share."""
+        layers: list[nn.Module] = self.policy.trunk()
+        return layers
+
+    def visited(self, count: int) -> Tensor:
+        """Up to `count` observations of the skill's experience, without replacement, (n, obs)."""
+        rows = self._experience()
+        keep = torch.randperm(len(rows), generator=self._generator)[:count]
+        return torch.as_tensor(rows[keep.numpy()], device=self.device).float()
+
+    @property
+    def protection_bytes(self) -> int:
+        """Memory of all protections."""
+        return sum(protection.bytes for protection in self.protections)
+
+    def _experience(self) -> Array:
+        raise NotImplementedError
+
+    def _start_afresh(self) -> None:
+        self.policy.fresh_optimizers()
+        self._register_hooks()
+
+    # Hooks
+
+    def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, str]]:
+        """Optimizers by the name of their loss, with the protections' hook for each."""
+        raise NotImplementedError
+
+    def _register_hooks(self) -> None:
+        for name, (optimizer, hook) in self._optimizers().items():
+            optimizer.register_step_pre_hook(self._before_step(name, hook))
+            optimizer.register_step_post_hook(self._after_step(name))
+
+    def _before_step(self, name: str, hook: str) -> Callable[..., None]:
+        def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
+            check_gradients(self, optimizer, name)
+            self._protect(hook)
+
+        return before
+
+    def _after_step(self, name: str) -> Callable[..., None]:
+        def after(optimizer: torch.optim.Optimizer, *_: object) -> None:
+            check_weights(self, optimizer, name)
+
+        return after
+
+    def _protect(self, hook: str) -> None:
+        start = time.perf_counter()
+        for protection in self.protections:
+            getattr(protection, hook)(self)
+        self.protection_seconds += time.perf_counter() - start
+
+    def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
+        own: list[Any] = [Guard()]
+        if isinstance(callback, list):
+            own += callback
+        elif isinstance(callback, BaseCallback):
+            own.append(callback)
+        elif callback is not None:
+            own.append(ConvertCallback(callback))
+        made: BaseCallback = super()._init_callback(CallbackList(own), progress_bar)
+        return made
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        if (progress := self.skill_progress) is not None:
+            self._current_progress_remaining = max(0.0, 1.0 - progress)
+
+    # State
+
+    def train_state(self) -> dict[str, Any]:
+        """Everything needed to go on training bit for bit, but for the environment's state.
+
+        Nested dicts and lists of tensors, arrays, numbers and strings.
+        """
+        return {
+            "plain": {name: copy.copy(getattr(self, name, None)) for name in _PLAIN},
+            "policy": dict(self.policy.state_dict()),
+            "optimizers": {n: o.state_dict() for n, (o, _) in self._optimizers().items()},
+            "protections": [protection.state_dict() for protection in self.protections],
+            "generator": self._generator.get_state(),
+            "last_obs": self._last_obs,
+            "last_episode_starts": self._last_episode_starts,
+            "episodes": [list(self.ep_info_buffer or []), list(self.ep_success_buffer or [])],
+            "random": _get_random(self.action_space),
+        }
+
+    def load_train_state(self, state: dict[str, Any]) -> None:
+        """Take back what `train_state` gave, in an agent built with the same arguments.
+
+        Raises:
+            ValueError: the state is of an agent with other networks or protections.
+        """
+        heads = max(1, len(state["plain"]["skills"]))
+        while self.policy.n_heads < heads:
+            self.policy.add_head()
+        self.policy_kwargs = self.policy_kwargs | {"n_heads": heads}
+        self._start_afresh()
+        for name, value in state["plain"].items():
+            setattr(self, name, value)
+        self.policy.load_state_dict(state["policy"])
+        self.policy.select(self.skill)
+        for name, (optimizer, _) in self._optimizers().items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if len(state["protections"]) != len(self.protections):
+            raise ValueError(
+                f"{len(state['protections'])} protections were saved, "
+                f"the agent has {len(self.protections)}"
+            )
+        for protection, saved in zip(self.protections, state["protections"], strict=True):
+            protection.load_state_dict(saved)
+        self._generator.set_state(state["generator"])
+        self._last_obs = state["last_obs"]
+        self._last_episode_starts = state["last_episode_starts"]
+        self._init_episode_buffers(*state["episodes"])
+        _set_random(state["random"], self.action_space)
+
+    def _init_episode_buffers(self, infos: list[Any], successes: list[Any]) -> None:
+        size = self._stats_window_size
+        self.ep_info_buffer = deque(infos, maxlen=size)
+        self.ep_success_buffer = deque(successes, maxlen=size)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_generator"]
+
+
+class SkillPolicy:
+    """One skill of an agent as a policy with SB3's `predict`."""
+
+    def __init__(self, agent: Any, index: int) -> None:
+        self._agent = agent
+        self._index = index
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """Actions of this skill's head."""
+        with self._agent.policy.using(self._index):
+            result: tuple[Any, Any] = self._agent.predict(
+                observation, state, episode_start, deterministic
+            )
+        return result
+
+
+def _get_random(action_space: Any) -> dict[str, Any]:
+    version, internal, gauss = random.getstate()
+    # SB3 samples batches with NumPy's global generator.
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, keys, position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "action_space": action_space.np_random.bit_generator.state,
+    }
+
+
+def _set_random(state: dict[str, Any], action_space: Any) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    action_space.np_random.bit_generator.state = state["action_space"]

@@ -1,0 +1,92 @@
+"""Policy distillation (Rusu et al., 2016, arXiv:1511.06295), onto the agent's own past."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clrl.agents.protection import Learner, Protection, add_gradient
+
+
+class PolicyDistillation(Protection):
+    """Keeps the agent acting like its teacher, its former self, in states of earlier skills.
+
+    After a skill it stores states together with the teacher's mean and log-std there, which is all
+    a divergence needs: no network is copied. Later it adds the gradient of
+    strength * KL(teacher || student), clipped, through each skill's own head.
+    """
+
+    def __init__(
+        self,
+        strength: float = 1.0,
+        states: int = 4096,
+        batch_size: int = 256,
+        max_grad_norm: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        """Set the memory and the pull.
+
+        Args:
+            strength: Weight of the divergence.
+            states: Stored per skill, >= 1.
+            batch_size: States per update, over all earlier skills, >= 1.
+            max_grad_norm: Bound of the gradient's norm at strength 1, > 0.
+            seed: Of the draws.
+
+        Raises:
+            ValueError: an argument out of range.
+        """
+        super().__init__(strength, seed)
+        for name, value in (("states", states), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if max_grad_norm <= 0.0:
+            raise ValueError(f"max_grad_norm must be > 0, got {max_grad_norm}")
+        self.states = states
+        self.batch_size = batch_size
+        self.max_grad_norm = max_grad_norm
+        self.memory: dict[int, list[Tensor]] = {}
+
+    def update(self, learner: Learner) -> None:
+        """Add the clipped gradient of the divergence from all earlier skills."""
+        if not self.memory or self.strength == 0.0:
+            return
+        share = max(1, self.batch_size // len(self.memory))
+        losses = []
+        for skill, columns in self.memory.items():
+            rows = torch.randint(len(columns[0]), (share,), generator=self.generator)
+            observations, mean, log_std = (column[rows] for column in columns)
+            student = learner.gaussian(observations, skill)
+            losses.append(gaussian_kl((mean, log_std), student).mean())
+        loss = self.strength * torch.stack(losses).sum()
+        actor = [p for p in learner.policy.parameters() if p.requires_grad]
+        add_gradient(loss, actor, self.strength * self.max_grad_norm)
+
+    def after_skill(self, learner: Learner) -> None:
+        """Store states of the finished skill and what the agent would do there."""
+        observations = learner.visited(self.states)
+        with torch.no_grad():
+            mean, log_std = learner.gaussian(observations, learner.skill)
+        self.memory[learner.skill] = [observations, mean.clone(), log_std.clone()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stored states."""
+        return super().state_dict() | {"memory": {k: list(v) for k, v in self.memory.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back the stored states."""
+        super().load_state_dict(state)
+        self.memory = {int(skill): list(columns) for skill, columns in state["memory"].items()}
+
+    @property
+    def bytes(self) -> int:
+        """States and teacher's outputs of every earlier skill."""
+        return sum(t.nbytes for columns in self.memory.values() for t in columns)
+
+
+def gaussian_kl(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
+    """KL(old || new) of diagonal Gaussians given as mean and log-std, (batch, act) to (batch,)."""
+    (mean, log_std), (new_mean, new_log_std) = old, new
+    variance = (2.0 * (log_std - new_log_std)).exp()
+    distance = ((mean - new_mean) * (-new_log_std).exp()).square()
+    return (new_log_std - log_std + 0.5 * (variance + distance - 1.0)).sum(dim=1)

@@ -1,0 +1,103 @@
+"""What a protection is, and what it may ask of the agent it protects."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Learner(Protocol):
+    """An agent as a protection sees it."""
+
+    skills: list[str]
+    policy: Any
+    device: torch.device
+
+    @property
+    def skill(self) -> int:
+        """Index of the skill being learned."""
+        ...
+
+    @property
+    def skill_progress(self) -> float | None:
+        """Share of the skill's budget that is spent, or None where no budget was given."""
+        ...
+
+    def gaussian(self, observations: Tensor, skill: int) -> tuple[Tensor, Tensor]:
+        """Mean and log-std of the action in a skill, each (batch, act)."""
+        ...
+
+    def trunk(self) -> list[nn.Module]:
+        """Layers of the actor that all skills share."""
+        ...
+
+    def visited(self, count: int) -> Tensor:
+        """Up to `count` observations of the skill's experience, (n, obs)."""
+        ...
+
+    def fresh(self) -> dict[str, Tensor]:
+        """Experience collected since the last call of `collect`, columns of (rows, ...)."""
+        ...
+
+
+class Protection:
+    """Keeps earlier skills while a later one is learned.
+
+    Every hook does nothing, so that a subclass states only what it does. Protections compose by
+    being listed; none knows which others there are. A protection owns its state and its random
+    numbers: at strength 0 training is the unprotected one to the bit.
+    """
+
+    def __init__(self, strength: float = 1.0, seed: int = 0) -> None:
+        """Set what every protection has.
+
+        Args:
+            strength: Weight of its gradient beside the learner's; 0 switches it off.
+            seed: Of its own random numbers.
+
+        Raises:
+            ValueError: strength < 0.
+        """
+        if not 0.0 <= strength < float("inf"):
+            raise ValueError(f"strength must be >= 0 and finite, got {strength}")
+        self.strength = strength
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def before_skill(self, learner: Learner) -> None:
+        """Prepare for a skill, before its first environment step."""
+
+    def collect(self, learner: Learner) -> None:
+        """Look at new experience (`learner.fresh()`), before it is trained on."""
+
+    def update(self, learner: Learner) -> None:
+        """Add to, mask or project the gradients of the actor, just before its optimizer steps."""
+
+    def update_critic(self, learner: Learner) -> None:
+        """The same for the critic of an off-policy agent."""
+
+    def after_skill(self, learner: Learner) -> None:
+        """Remember what the skill taught, after its last update."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything it remembers, as nested dicts and lists of tensors and numbers."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.generator.set_state(state["generator"])
+
+    @property
+    def bytes(self) -> int:
+        """Memory of what it keeps about earlier skills."""
+        return 0
+
+
+def add_gradient(loss: Tensor, parameters: list[nn.Parameter], max_norm: float) -> None:
+    """Add the gradient of a loss to `.grad`, its norm clipped to `max_norm`."""
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    used = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([g for _, g in used])))
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for parameter, gradient in used:
+        gradient = gradient * scale
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

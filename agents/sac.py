@@ -1,0 +1,110 @@
+"""SAC that keeps earlier skills."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import SAC
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
+
+from clrl.agents.continual import Continual
+from clrl.agents.heads import MultiHeadSACPolicy
+
+_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+class ContinualSAC(Continual, SAC):
+    """Stable-Baselines3's SAC, with heads and protections.
+
+    A new skill starts with an empty replay buffer, fresh optimiser moments and its own temperature;
+    the critics' trunk is kept and left free. Without protections and with one skill it is SB3's
+    SAC to the bit.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadSACPolicy}
+
+    def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, str]]:
+        return {
+            "actor": (self.actor.optimizer, "update"),
+            "critic": (self.critic.optimizer, "update_critic"),
+        }
+
+    def _start_afresh(self) -> None:
+        super()._start_afresh()
+        assert self.replay_buffer is not None
+        self.replay_buffer.reset()
+        if self.log_ent_coef is not None:
+            initial = str(self.ent_coef).partition("_")[2] or "1.0"
+            with torch.no_grad():
+                self.log_ent_coef.fill_(float(np.log(float(initial))))
+            self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
+        """Collect as SB3 does, its warm-up counted from the skill's start."""
+        buffer: Any = self.replay_buffer
+        kwargs["learning_starts"] = self._skill_start + self.learning_starts
+        self._fresh_from = buffer.pos
+        rollout = super().collect_rollouts(*args, **kwargs)
+        if rollout.continue_training:
+            self.policy.features.update(self.fresh()["observation"].to(self.device))
+            self._protect("collect")
+        return rollout
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Train as SB3 does, once the skill's warm-up is over."""
+        if self.num_timesteps > self._skill_start + self.learning_starts:
+            super().train(gradient_steps, batch_size)
+
+    def fresh(self) -> dict[str, Tensor]:
+        """New transitions: observation, action, reward, next_observation, done, (rows, ...)."""
+        buffer = self.replay_buffer
+        assert buffer is not None
+        end = buffer.pos if buffer.pos > self._fresh_from else buffer.pos + buffer.buffer_size
+        rows = np.arange(self._fresh_from, end) % buffer.buffer_size
+        done = buffer.dones[rows] * (1.0 - buffer.timeouts[rows])
+        columns = {
+            "observation": buffer.observations[rows],
+            "action": buffer.actions[rows],
+            "reward": buffer.rewards[rows][..., None],
+            "next_observation": buffer.next_observations[rows],
+            "done": done[..., None],
+        }
+        return {k: torch.as_tensor(v).flatten(0, 1).float() for k, v in columns.items()}
+
+    def _experience(self) -> NDArray[Any]:
+        buffer = self.replay_buffer
+        assert buffer is not None
+        rows = buffer.buffer_size if buffer.full else buffer.pos
+        return buffer.observations[:rows].reshape(-1, buffer.observations.shape[-1])
+
+    def train_state(self) -> dict[str, Any]:
+        """As for every agent, with the replay buffer and the temperature."""
+        buffer = self.replay_buffer
+        assert buffer is not None
+        rows = buffer.buffer_size if buffer.full else buffer.pos
+        state = super().train_state()
+        state["buffer"] = {name: getattr(buffer, name)[:rows] for name in _COLUMNS}
+        state["buffer_at"] = [buffer.pos, buffer.full]
+        if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
+            state["log_ent_coef"] = self.log_ent_coef.detach().clone()
+            state["ent_coef_optimizer"] = self.ent_coef_optimizer.state_dict()
+        return state
+
+    def load_train_state(self, state: dict[str, Any]) -> None:
+        """As for every agent, with the replay buffer and the temperature."""
+        super().load_train_state(state)
+        buffer = self.replay_buffer
+        assert buffer is not None
+        for name in _COLUMNS:
+            saved = state["buffer"][name]
+            getattr(buffer, name)[: len(saved)] = saved
+        buffer.pos, buffer.full = state["buffer_at"]
+        if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
+            with torch.no_grad():
+                self.log_ent_coef.copy_(state["log_ent_coef"])
+            self.ent_coef_optimizer.load_state_dict(state["ent_coef_optimizer"])
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_fresh_from"]

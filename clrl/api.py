@@ -1,0 +1,38 @@
+"""What a user imports: `clrl.load` and `clrl.evaluate`."""
+
+from pathlib import Path
+from typing import Any
+
+from clrl.eval.retention import Retention
+from clrl.run import Run
+
+
+def load(path: str | Path) -> Any:
+    """The agent of a run as its newest checkpoint has it.
+
+    Args:
+        path: The run's directory.
+
+    Returns:
+        A `ContinualPPO` or `ContinualSAC`; `agent.act(observation, skill="push")` acts.
+
+    Raises:
+        ValueError: there is no run, or no checkpoint that can be read.
+    """
+    return Run.open(path).agent()
+
+
+def evaluate(path: str | Path, *, episodes: int = 100, seed: int = 1000) -> Retention:
+    """Measure a finished run's retention anew, from its checkpoints.
+
+    Args:
+        path: The run's directory.
+        episodes: Per skill and checkpoint, >= 1.
+        seed: Of the episodes' starts.
+
+    Raises:
+        ValueError: there is no run, or a checkpoint is missing or broken.
+    """
+    from clrl.train import evaluate_run
+
+    return evaluate_run(Run.open(path), episodes=episodes, seed=seed, quiet=True)

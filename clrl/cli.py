@@ -1,0 +1,214 @@
+"""The `clrl` command."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from clrl import __version__
+
+_AGENTS = ("ppo", "sac")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SystemExit(_fail(f"{message} (see `{self.prog} --help`)"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command named on the command line; exits with 0, or with 2 and one line of error."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("CLRL_DEBUG"):
+            raise
+        raise SystemExit(_fail(str(error))) from None
+
+
+def _fail(message: str) -> int:
+    print(f"clrl: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _train(options: argparse.Namespace) -> None:
+    from clrl.train import train
+
+    protect = [] if options.protect == ["none"] else options.protect
+    curriculum = options.curriculum
+    run = train(
+        curriculum,
+        options.agent,
+        protect,
+        seed=options.seed,
+        steps_per_skill=options.steps_per_skill,
+        out=options.out,
+        device=options.device,
+        quiet=options.json,
+        **({} if options.threads is None else {"threads": options.threads}),
+    )
+    _conclude(run, options.json)
+
+
+def _resume(options: argparse.Namespace) -> None:
+    from clrl.train import resume
+
+    _conclude(resume(options.run, quiet=options.json), options.json)
+
+
+def _conclude(run: Any, as_json: bool) -> None:
+    _show(run.retention(), as_json)
+    if not as_json:
+        print(f"\n{run.path}/retention.json   {run.path}/retention.png")
+
+
+def _show(retention: Any, as_json: bool) -> None:
+    print(retention.to_json() if as_json else retention)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from clrl.config import resolve_device
+    from clrl.run import Run
+    from clrl.train import evaluate_run
+
+    resolve_device(options.device)
+    run = Run.open(options.run)
+    result = evaluate_run(run, episodes=options.episodes, seed=options.seed, quiet=options.json)
+    _show(result, options.json)
+
+
+def _play(options: argparse.Namespace) -> None:
+    from clrl.play import play
+
+    for path in play(Path(options.run), options.skill, options.episodes):
+        print(path)
+
+
+def _list(options: argparse.Namespace) -> None:
+    from clrl.agents.catalog import AGENTS, PROTECTIONS
+    from clrl.envs.catalog import CURRICULA, SKILLS
+
+    content = {
+        "curricula": {name: list(skills) for name, skills in CURRICULA.items()},
+        "skills": list(SKILLS),
+        "agents": list(AGENTS),
+        "protections": list(PROTECTIONS),
+        "engines": {"cpu": "mujoco.batch"},
+    }
+    if options.json:
+        print(json.dumps(content, indent=2))
+        return
+    for title, entries in content.items():
+        print(title)
+        for name in entries:
+            more = entries[name] if isinstance(entries, dict) else ""
+            print(f"  {name:12} {more if isinstance(more, str) else ' -> '.join(more)}".rstrip())
+    print("any Gymnasium id with vectors in and out is a skill too, such as Reacher-v5")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from clrl.doctor import examine, show
+
+    findings = examine()
+    print(json.dumps(findings, indent=2) if options.json else show(findings))
+    if not all(f["ok"] or f["optional"] for f in findings):
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="clrl",
+        description="Train one agent through a curriculum of robot skills, protect what it has "
+        "learned, and measure what it retains.",
+        epilog="example: clrl train arm3 --seed 0 --out runs/first",
+    )
+    parser.add_argument("--version", action="version", version=f"clrl {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
+
+    train = _add(
+        commands,
+        "train",
+        _train,
+        "learn a curriculum and show what is retained",
+        "clrl train arm3 --protect ewc distill --seed 1 --out runs/arm3-1",
+    )
+    train.add_argument(
+        "curriculum",
+        nargs="?",
+        default="arm3",
+        help="a name of `clrl list`, skills separated by commas, or a .toml or .json file",
+    )
+    train.add_argument("--agent", default="ppo", help=f"one of {', '.join(_AGENTS)}")
+    train.add_argument(
+        "--protect",
+        nargs="+",
+        default=None,
+        metavar="NAME",
+        help="protections, or none; all of ewc distill replay by default",
+    )
+    train.add_argument("--seed", type=int, default=0, help="decides every draw")
+    train.add_argument("--steps-per-skill", type=int, metavar="N", help="budget of each skill")
+    train.add_argument("--out", metavar="DIR", help="the run's directory, which must not exist")
+    train.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    train.add_argument("--threads", type=int, metavar="N", help="of the physics; 0 for all cores")
+
+    resume = _add(
+        commands, "resume", _resume, "go on exactly where a run stopped", "clrl resume runs/arm3-1"
+    )
+    resume.add_argument("run", help="the run's directory")
+
+    evaluate = _add(
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure retention anew from a run's checkpoints",
+        "clrl evaluate runs/arm3-1 --episodes 200",
+    )
+    evaluate.add_argument("run", help="the run's directory")
+    evaluate.add_argument("--episodes", type=int, default=100, help="per skill and checkpoint")
+    evaluate.add_argument("--seed", type=int, default=1000, help="of the episodes' starts")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+    play = _add(
+        commands,
+        "play",
+        _play,
+        "make a video of each skill",
+        "clrl play runs/arm3-1 --skill push",
+        as_json=False,
+    )
+    play.add_argument("run", help="the run's directory")
+    play.add_argument("--skill", help="only this one")
+    play.add_argument("--episodes", type=int, default=3, help="per skill")
+
+    _add(commands, "list", _list, "what there is to train and protect with", "clrl list --json")
+    _add(commands, "doctor", _doctor, "versions, devices, and what is missing", "clrl doctor")
+    return parser
+
+
+def _add(
+    commands: Any,
+    name: str,
+    command: Callable[[argparse.Namespace], None],
+    text: str,
+    example: str,
+    as_json: bool = True,
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, epilog=f"example: {example}"
+    )
+    parser.set_defaults(command=command)
+    if as_json:
+        parser.add_argument("--json", action="store_true", help="print JSON for a script")
+    return parser

@@ -1,0 +1,164 @@
+"""What a training was asked for, resolved: every option that decides its result."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+import clrl
+
+# Settings of the learners on batched worlds; the rest is Stable-Baselines3's default.
+PRESETS: dict[str, dict[str, Any]] = {
+    "ppo": {
+        "worlds": 128,
+        "options": {
+            "n_steps": 32,
+            "batch_size": 1024,
+            "n_epochs": 10,
+            "learning_rate": 1e-3,
+            "gamma": 0.97,
+            "policy_kwargs": {"net_arch": [128, 128], "log_std_init": -0.5, "normalize": True},
+        },
+    },
+    "sac": {
+        "worlds": 64,
+        "options": {
+            "train_freq": 1,
+            "gradient_steps": 8,
+            "batch_size": 256,
+            "learning_rate": 1e-3,
+            "learning_starts": 6400,
+            "buffer_size": 500_000,
+            "gamma": 0.97,
+            "policy_kwargs": {"net_arch": [128, 128], "normalize": True},
+        },
+    },
+}
+
+DEFAULT_PROTECT = ("ewc", "distill", "replay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training; `run.json` holds it.
+
+    Attributes:
+        curriculum: Name and, in order, each skill's `id`, `steps` and options.
+        agent: "ppo" or "sac".
+        protect: Names of the protections, with their options.
+        seed: Decides the networks, the worlds and every draw.
+        device: Where networks and worlds live.
+        worlds: Worlds stepped at once in training.
+        threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
+        episodes: Episodes per skill in each row of the retention matrix.
+        options: Arguments of the agent's class.
+    """
+
+    curriculum: dict[str, Any]
+    agent: str = "ppo"
+    protect: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+    worlds: int = 128
+    threads: int = 0
+    episodes: int = 100
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("worlds", 1), ("threads", 0), ("episodes", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+            if value > 2**31:
+                raise ValueError(f"{name} must be <= 2^31, got {value}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As `run.json` stores it."""
+        return {"schema": 1, **asdict(self), "versions": versions()}
+
+    @staticmethod
+    def from_json(content: Any, where: str) -> "Config":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is not that, in one line that begins with `where`.
+        """
+        if not isinstance(content, dict) or content.get("schema") != 1:
+            raise ValueError(f"{where} is not a run of schema 1")
+        fields = {k: v for k, v in content.items() if k not in ("schema", "versions")}
+        try:
+            return Config(**fields)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+def resolve(
+    curriculum: dict[str, Any],
+    agent: str,
+    protect: Sequence[str] | Mapping[str, Mapping[str, Any]] | None,
+    *,
+    seed: int,
+    device: str,
+    options: Mapping[str, Any],
+) -> Config:
+    """Fill in the presets of an agent.
+
+    Args:
+        curriculum: `Curriculum.to_json()`.
+        agent: A name of `PRESETS`.
+        protect: Names of protections, or names with options; None for the default three.
+        seed: See `Config`.
+        device: "auto", "cpu" or "cuda".
+        options: Overrides: fields of `Config`, anything else for the agent's class.
+    """
+    from clrl.agents.catalog import check_protections
+
+    if agent not in PRESETS:
+        raise ValueError(f"unknown agent {agent!r}; choose from {', '.join(PRESETS)}")
+    names = DEFAULT_PROTECT if protect is None else protect
+    chosen = {name: dict(names[name]) if isinstance(names, Mapping) else {} for name in names}
+    check_protections(list(names))
+    preset = PRESETS[agent]
+    own = {k: v for k, v in options.items() if k in ("worlds", "threads", "episodes")}
+    rest = {k: v for k, v in options.items() if k not in own}
+    policy = {**preset["options"]["policy_kwargs"], **rest.pop("policy_kwargs", {})}
+    config = Config(
+        curriculum=curriculum,
+        agent=agent,
+        protect=chosen,
+        seed=seed,
+        device=resolve_device(device),
+        worlds=preset["worlds"],
+        options={**preset["options"], **rest, "policy_kwargs": policy},
+    )
+    return replace(config, **own) if own else config
+
+
+def resolve_device(device: str) -> str:
+    """The device for "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: an unknown device, or one this machine or this version cannot use.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {device!r}; choose from auto, cpu, cuda")
+    if device == "cuda":
+        raise ValueError("device 'cuda' has no physics engine yet; use --device cpu")
+    return "cpu"
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything a result depends on."""
+    packages = ("mujoco", "torch", "stable_baselines3", "gymnasium")
+    return {
+        "clrl": clrl.__version__,
+        **{name: version(name) for name in packages},
+        "python": platform.python_version(),
+    }
+
+
+def dumps(content: Any) -> str:
+    """JSON as our files hold it: indented, no NaN, one newline at the end."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"

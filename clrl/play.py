@@ -1,0 +1,54 @@
+"""Videos of what an agent can do."""
+
+from pathlib import Path
+from typing import Any
+
+from clrl.envs.rendering import Camera, choose_backend
+from clrl.run import Run
+
+
+def play(path: Path, skill: str | None = None, episodes: int = 3) -> list[Path]:
+    """Film the newest agent of a run, `RUN/videos/SKILL.mp4`.
+
+    Args:
+        path: The run's directory.
+        skill: Only this one; all that were learned by default.
+        episodes: Per skill, one after another, >= 1.
+
+    Raises:
+        ValueError: no such run, skill or number.
+        RenderError: there is nothing to draw with.
+    """
+    choose_backend()
+    if episodes < 1:
+        raise ValueError(f"episodes must be >= 1, got {episodes}")
+    run = Run.open(path)
+    agent = run.agent()
+    names = [skill] if skill is not None else agent.skills
+    for name in names:
+        agent.skill_index(name)  # refuses before anything is filmed
+        if not hasattr(run.curriculum[name], "model"):
+            raise ValueError(f"skill {name!r} is a Gymnasium environment; film it with its own")
+    return [_film(run, agent, name, episodes) for name in names]
+
+
+def _film(run: Run, agent: Any, name: str, episodes: int) -> Path:
+    import imageio.v2 as imageio
+
+    skill: Any = run.curriculum[name]
+    target = run.path / "videos" / f"{name}.mp4"
+    target.parent.mkdir(exist_ok=True)
+    env: Any = run.curriculum.vec_env(name, 1, seed=0, threads=1)
+    camera = Camera(skill.model)
+    policy = agent.for_skill(name)
+    try:
+        writer: Any = imageio.get_writer(target, fps=round(1.0 / skill.dt), macro_block_size=1)
+        with writer as video:
+            observation = env.reset()
+            for _ in range(episodes * skill.horizon):
+                video.append_data(camera.shoot(env.episodes.world))
+                action, _ = policy.predict(observation, deterministic=True)
+                observation = env.step(action)[0]
+    finally:
+        camera.close()
+    return target

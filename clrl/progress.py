@@ -1,0 +1,110 @@
+"""What a person sees of long work, and what the loggers write."""
+
+import csv
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import CSVOutputFormat, Logger, make_output_format
+
+_STEP = "time/total_timesteps"
+
+
+class Progress:
+    """Skill, rate, time left and success so far: a bar in a terminal, lines elsewhere."""
+
+    def __init__(self, total: int, done: int, quiet: bool) -> None:
+        self._quiet = quiet
+        self._console = Console()
+        self._total = total
+        self._skill, self._success = "", ""
+        self._start, self._first = time.monotonic(), done
+        columns = (
+            TextColumn("{task.description:>8}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %  {task.fields[rate]:,.0f} steps/s"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[success]}"),
+        )
+        terminal = self._console.is_terminal and not quiet
+        self._bar = Bar(*columns, console=self._console, disable=not terminal)
+        self._lines = not terminal and not quiet
+        self._task = self._bar.add_task("", total=total, completed=done, rate=0.0, success="")
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def watch(self, skill: str) -> BaseCallback:
+        """A callback that moves the bar while `skill` is trained."""
+        self._skill = skill
+        return _Watch(self)
+
+    def advance(self, steps: int) -> None:
+        """Show that `steps` environment steps are done in all."""
+        self._bar.update(
+            self._task,
+            completed=steps,
+            description=self._skill,
+            rate=self._rate(steps),
+            success=self._success,
+        )
+
+    def probed(self, steps: int, success: dict[str, float]) -> None:
+        """Show the success on every skill so far."""
+        self._success = "  ".join(f"{name} {rate:.0%}" for name, rate in success.items())
+        self.advance(steps)
+        if self._lines:
+            rate = self._rate(steps)
+            left = max(0.0, self._total - steps) / max(rate, 1e-9)
+            print(
+                f"{self._skill:>8}  {steps / self._total:4.0%}  {rate:,.0f} steps/s  "
+                f"{left // 60:.0f}:{left % 60:02.0f} left  {self._success}",
+                flush=True,
+            )
+
+    def _rate(self, steps: int) -> float:
+        return (steps - self._first) / max(time.monotonic() - self._start, 1e-9)
+
+
+class _Watch(BaseCallback):
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._progress.advance(self.num_timesteps)
+
+
+def make_logger(path: Path, step: int) -> Logger:
+    """SB3's logger to `progress.csv` and `tb/`, going on after environment step `step`."""
+    kept = _rows_until(path / "progress.csv", step)
+    written = CSVOutputFormat(str(path / "progress.csv"))
+    for row in kept:
+        written.write(row, {})
+    return Logger(str(path), [written, make_output_format("tensorboard", str(path / "tb"))])
+
+
+def _rows_until(file: Path, step: int) -> list[dict[str, Any]]:
+    """Rows of a log up to a step; what came later was not saved and is done again."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as text:
+        rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(text)]
+    return [row for row in rows if _STEP in row and int(float(row[_STEP])) <= step]

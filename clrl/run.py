@@ -1,0 +1,132 @@
+"""A run: the directory that holds everything one training did."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from clrl import checkpoint
+from clrl.agents.catalog import make_agent
+from clrl.config import Config, dumps
+from clrl.envs.curriculum import Curriculum
+from clrl.eval.retention import Retention
+
+_KEEP = 2  # checkpoints within a skill that stay; those at its end always do
+
+
+class Run:
+    """A directory with `run.json`, `progress.csv`, `tb/`, `checkpoints/` and `retention.json`.
+
+    Attributes:
+        path: The directory.
+        config: What was asked for.
+        curriculum: The skills it learns.
+        checkpoint_seconds: Least time between two checkpoints within a skill.
+    """
+
+    checkpoint_seconds = 30.0
+
+    def __init__(self, path: Path, config: Config, curriculum: Curriculum | None = None) -> None:
+        self.path = path
+        self.config = config
+        self.curriculum = curriculum or Curriculum.from_json(config.curriculum)
+
+    @staticmethod
+    def create(path: Path, config: Config, curriculum: Curriculum) -> "Run":
+        """Make the directory, or nothing.
+
+        Raises:
+            FileExistsError: there is something at that path.
+            OSError: it cannot be written.
+        """
+        if path.exists():
+            raise FileExistsError(f"{path} exists; choose another --out, or `clrl resume {path}`")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        temporary.mkdir()
+        try:
+            (temporary / "checkpoints").mkdir()
+            (temporary / "run.json").write_text(dumps(config.to_json()))
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return Run(path, config, curriculum)
+
+    @staticmethod
+    def open(path: str | Path, curriculum: Curriculum | None = None) -> "Run":
+        """Read a run from disk.
+
+        Args:
+            path: Its directory.
+            curriculum: Its curriculum, where its skills cannot be built from their ids.
+
+        Raises:
+            ValueError: there is no run, or `run.json` is broken.
+        """
+        path = Path(path)
+        file = path / "run.json"
+        if not file.is_file():
+            raise ValueError(f"{path} is not a run: it has no run.json")
+        try:
+            content = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file} is not valid JSON: {error}") from None
+        return Run(path, Config.from_json(content, str(file)), curriculum)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, named by environment steps."""
+        return self.path / "checkpoints"
+
+    def save_checkpoint(self, step: int, state: dict[str, Any], info: dict[str, Any]) -> None:
+        """Write one checkpoint and drop the older ones that nothing needs.
+
+        A checkpoint that this step has already is left as it is.
+        """
+        path = self.checkpoints / f"{step:09d}"
+        if path.exists():
+            shutil.rmtree(path)
+        checkpoint.write(path, state, info)
+        passing = [p for p in checkpoint.steps(self.checkpoints) if not checkpoint.info(p)["final"]]
+        for old in passing[:-_KEEP]:
+            shutil.rmtree(old)
+
+    def agent(self, path: Path | None = None) -> Any:
+        """The agent of a checkpoint, the newest valid one by default, ready to act.
+
+        Raises:
+            ValueError: no checkpoint can be read, or it does not fit `run.json`.
+        """
+        path = path or checkpoint.newest_valid(self.checkpoints)
+        if path is None:
+            raise ValueError(f"{self.path} has no valid checkpoint")
+        state, _ = checkpoint.read(path)
+        return self.build(state["agent"])
+
+    def build(self, state: dict[str, Any] | None = None) -> Any:
+        """An agent as configured, with the state of a checkpoint if one is given."""
+        agent = make_agent(
+            self.config.agent,
+            observation_space=self.curriculum.observation_space,
+            action_space=self.curriculum.action_space,
+            worlds=self.config.worlds,
+            protect=self.config.protect,
+            seed=self.config.seed,
+            device=self.config.device,
+            **self.config.options,
+        )
+        if state is not None:
+            try:
+                agent.load_train_state(state)
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(
+                    f"{self.path}: checkpoint and agent do not fit: {reason}"
+                ) from None
+        return agent
+
+    def retention(self) -> Retention:
+        """The result in `retention.json`."""
+        return Retention.load(self.path / "retention.json")

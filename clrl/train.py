@@ -1,0 +1,332 @@
+"""Learns a curriculum, skill after skill, and fills the retention matrix."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clrl import checkpoint
+from clrl.config import resolve, versions
+from clrl.envs.curriculum import Curriculum, make_curriculum
+from clrl.eval.evaluator import Score, evaluate_skill
+from clrl.eval.retention import Retention
+from clrl.progress import Progress, make_logger
+from clrl.run import Run
+
+_PROBES = 8  # looks at all skills so far while one is trained, for the learning curves
+_PROBE_EPISODES = 32
+EVAL_SEED = 1000
+
+
+@dataclass
+class Position:
+    """How far a run is; what a checkpoint holds beside the agent and the worlds.
+
+    Attributes:
+        skill: Index of the skill being trained, or next.
+        begun: Whether its training has started.
+        start: Environment steps before it.
+        ends: Environment steps at the end of each skill so far.
+        successes: Episodes that succeeded, rows of the matrix so far.
+        returns: Rows of the return matrix so far.
+        curves: Success over steps, by skill.
+        cost: Seconds spent so far, by kind.
+    """
+
+    skill: int = 0
+    begun: bool = False
+    start: int = 0
+    ends: list[int] = field(default_factory=list)
+    successes: list[list[int]] = field(default_factory=list)
+    returns: list[list[float]] = field(default_factory=list)
+    curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    cost: dict[str, float] = field(
+        default_factory=lambda: {"wall_seconds": 0.0, "train_seconds": 0.0, "eval_seconds": 0.0}
+    )
+
+
+def train(
+    curriculum: str | Path | Sequence[str] | Curriculum = "arm3",
+    agent: str = "ppo",
+    protect: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    seed: int = 0,
+    steps_per_skill: int | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+    **options: Any,
+) -> Run:
+    """Train one agent through a curriculum and measure what it retains.
+
+    Args:
+        curriculum: A name, ids, a file or a `Curriculum`; see `make_curriculum`.
+        agent: "ppo" or "sac".
+        protect: Names of protections, or names with their options; None for the default three.
+        seed: Decides the networks, the worlds and every draw.
+        steps_per_skill: Budget of every skill, in place of each skill's own.
+        out: The run's directory; `runs/CURRICULUM-AGENT-seedN` by default.
+        device: "auto", "cpu" or "cuda".
+        quiet: Print nothing.
+        options: `worlds`, `threads`, `episodes`, and arguments of the agent's class.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ValueError: something unknown or out of range; nothing is written then.
+        FileExistsError: `out` exists.
+        NumericalError: a number that is not finite; the last checkpoint is good.
+    """
+    if steps_per_skill is not None and not 1 <= steps_per_skill <= 10**12:
+        raise ValueError(f"steps per skill must be in [1, 10^12], got {steps_per_skill}")
+    made = make_curriculum(curriculum)
+    if steps_per_skill is not None:
+        made = Curriculum(made.name, made.skills, steps_per_skill)
+    config = resolve(
+        made.to_json(), agent, protect, seed=seed, device=device, options=dict(options)
+    )
+    path = Path(out) if out is not None else Path("runs") / f"{made.name}-{agent}-seed{seed}"
+    Run(path, config, made).build()  # options that do not fit must not leave a directory
+    return _Trainer(Run.create(path, config, made), quiet).finish()
+
+
+def resume(path: str | Path, curriculum: Curriculum | None = None, *, quiet: bool = False) -> Run:
+    """Go on with a run exactly where its newest valid checkpoint stands.
+
+    Args:
+        path: The run's directory.
+        curriculum: Its curriculum, where its skills cannot be built from their ids.
+        quiet: Print nothing.
+
+    Raises:
+        ValueError: there is no run, or it is broken.
+    """
+    return _Trainer(Run.open(path, curriculum), quiet).finish()
+
+
+def evaluate_run(
+    run: Run, *, episodes: int = 100, seed: int = EVAL_SEED, quiet: bool = False
+) -> Retention:
+    """Measure retention from a run's checkpoints, apart from its training.
+
+    Raises:
+        ValueError: a checkpoint at the end of a skill is missing or broken.
+    """
+    start = time.perf_counter()
+    rows: list[list[Score]] = []
+    finals = [p for p in checkpoint.steps(run.checkpoints) if checkpoint.info(p)["final"]]
+    if len(finals) != len(run.curriculum) + 1:
+        raise ValueError(
+            f"{run.path} has {len(finals)} of {len(run.curriculum) + 1} checkpoints at the end of "
+            f"a skill; finish it with `clrl resume {run.path}`"
+        )
+    for path in finals:
+        agent = run.agent(path)
+        rows.append(_row(run, agent, episodes, seed))
+        if not quiet:
+            print(
+                f"{path.name}: "
+                + ", ".join(
+                    f"{name} {score.rate:.0%}"
+                    for name, score in zip(run.curriculum.names, rows[-1], strict=True)
+                )
+            )
+    cost = run.retention().cost if (run.path / "retention.json").exists() else {}
+    cost = {**_cost(agent), **cost, "eval_seconds": time.perf_counter() - start}
+    successes = [[int(score.success.sum()) for score in row] for row in rows]
+    returns = [[float(score.returns.mean()) for score in row] for row in rows]
+    return _retention(run, successes, returns, cost, episodes, seed)
+
+
+class _Trainer:
+    """Drives a run from where it stands to its end."""
+
+    def __init__(self, run: Run, quiet: bool) -> None:
+        torch.set_num_threads(1)  # networks are small; the cores belong to the physics
+        self.run = run
+        self.curriculum = run.curriculum
+        self.quiet = quiet
+        self.position = Position()
+        newest = checkpoint.newest_valid(run.checkpoints)
+        state = checkpoint.read(newest)[0] if newest else None
+        self.agent = run.build(state["agent"] if state else None)
+        if state:
+            self.position = Position(**state["position"])
+        self._env_state = state["env"] if state else None
+        self.agent.set_logger(make_logger(run.path, self.agent.num_timesteps))
+        self._clock = time.perf_counter()
+        self._saved = self._clock
+        self._offset = self.position.cost["wall_seconds"]
+
+    def finish(self) -> Run:
+        total = sum(self.curriculum.steps)
+        with Progress(total, self.agent.num_timesteps, self.quiet) as progress:
+            if not self.position.successes:
+                self._evaluate()
+                self._checkpoint(final=True)
+            while self.position.skill < len(self.curriculum):
+                self._learn_skill(progress)
+        self.agent.logger.close()
+        self._conclude()
+        return self.run
+
+    def _learn_skill(self, progress: Progress) -> None:
+        at = self.position
+        index = at.skill
+        name, budget = self.curriculum.names[index], self.curriculum.steps[index]
+        seed = 1_000_003 * (self.run.config.seed * len(self.curriculum) + index + 1)
+        config = self.run.config
+        env = self.curriculum.vec_env(
+            name, config.worlds, seed=seed, threads=config.threads, stagger=True
+        )
+        if at.begun:
+            self.agent.set_env(env, force_reset=False)
+            env.set_state(self._env_state)  # type: ignore[attr-defined]
+        else:
+            at.begun, at.start = True, self.agent.num_timesteps
+            self.agent.begin_skill(name, env, budget)
+        end = at.start + budget
+        while self.agent.num_timesteps < end:
+            self._learn_chunk(end, budget, progress.watch(name))
+            self._probe(progress)
+            if self.agent.num_timesteps < end:
+                self._checkpoint_if_due(env)
+        self.agent.end_skill()
+        at.skill, at.begun = index + 1, False
+        at.ends.append(self.agent.num_timesteps)
+        self._evaluate()
+        self._checkpoint(final=True)
+        env.close()
+
+    def _learn_chunk(self, end: int, budget: int, callback: Any) -> None:
+        """Train to the next probe; an agent stops at the first whole rollout past it."""
+        done = self.agent.num_timesteps - (end - budget)
+        probe = budget // _PROBES + 1
+        target = min(budget, (done // probe + 1) * probe)
+        start = time.perf_counter()
+        self.agent.learn(target - done, callback=callback, reset_num_timesteps=False)
+        self.position.cost["train_seconds"] += time.perf_counter() - start
+
+    def _probe(self, progress: Progress) -> None:
+        """Look at every skill begun so far; only the learning curves know."""
+        start = time.perf_counter()
+        for name in self.agent.skills:
+            score = evaluate_skill(
+                self.agent,
+                self.curriculum,
+                name,
+                episodes=_PROBE_EPISODES,
+                seed=EVAL_SEED // 2,
+                threads=self.run.config.threads,
+            )
+            curve = self.position.curves.setdefault(name, [])
+            curve.append([self.agent.num_timesteps, score.rate])
+            self.agent.logger.record(f"success/{name}", score.rate)
+        self.agent.logger.dump(self.agent.num_timesteps)
+        progress.probed(
+            self.agent.num_timesteps, {name: c[-1][1] for name, c in self.position.curves.items()}
+        )
+        self.position.cost["eval_seconds"] += time.perf_counter() - start
+
+    def _evaluate(self) -> None:
+        """Append a row to the matrix."""
+        start = time.perf_counter()
+        row = _row(self.run, self.agent, self.run.config.episodes, EVAL_SEED)
+        self.position.successes.append([int(score.success.sum()) for score in row])
+        self.position.returns.append([float(score.returns.mean()) for score in row])
+        self.position.cost["eval_seconds"] += time.perf_counter() - start
+
+    def _checkpoint_if_due(self, env: Any) -> None:
+        if time.perf_counter() - self._saved > self.run.checkpoint_seconds:
+            self._checkpoint(final=False, env=env)
+
+    def _checkpoint(self, final: bool, env: Any = None) -> None:
+        at = self.position
+        at.cost["wall_seconds"] = self._offset + time.perf_counter() - self._clock
+        state = {
+            "agent": self.agent.train_state(),
+            "position": asdict(at),
+            "env": env.get_state() if env is not None else None,
+        }
+        info = {"final": final, "skills": list(self.agent.skills)}
+        self.run.save_checkpoint(self.agent.num_timesteps, state, info)
+        self._saved = time.perf_counter()
+
+    def _conclude(self) -> None:
+        from clrl.eval.figure import plot
+
+        at = self.position
+        result = _retention(
+            self.run,
+            at.successes,
+            at.returns,
+            {**_cost(self.agent), **at.cost},
+            self.run.config.episodes,
+            EVAL_SEED,
+        )
+        curves = {name: [(int(x), y) for x, y in c] for name, c in at.curves.items()}
+        plot(result, curves, self.run.path / "retention.png", ends=at.ends)
+        result.save(self.run.path / "retention.json")
+
+
+def _row(run: Run, agent: Any, episodes: int, seed: int) -> list[Score]:
+    """Scores on every skill; a skill not begun is tried with the newest head."""
+    row = []
+    for name in run.curriculum.names:
+        actor = agent.for_skill(name) if name in agent.skills else agent.newest()
+        row.append(
+            evaluate_skill(
+                actor,
+                run.curriculum,
+                name,
+                episodes=episodes,
+                seed=seed,
+                threads=run.config.threads,
+            )
+        )
+    return row
+
+
+def _cost(agent: Any) -> dict[str, float]:
+    return {
+        "env_steps": agent.num_timesteps,
+        "updates": agent._n_updates,
+        "parameters": sum(p.numel() for p in agent.policy.parameters()),
+        "protection_bytes": agent.protection_bytes,
+        "protection_seconds": agent.protection_seconds,
+    }
+
+
+def _retention(
+    run: Run,
+    successes: list[list[int]],
+    returns: list[list[float]],
+    cost: dict[str, float],
+    episodes: int,
+    seed: int,
+) -> Retention:
+    config = run.config
+    horizons = {skill.horizon for skill in run.curriculum}
+    return Retention.measured(
+        curriculum=run.curriculum.name,
+        skills=run.curriculum.names,
+        agent=config.agent,
+        protections=list(config.protect),
+        seed=config.seed,
+        protocol={
+            "episodes": episodes,
+            "horizon": horizons.pop() if len(horizons) == 1 else max(horizons),
+            "success": "any-step",
+            "deterministic": True,
+            "seed": seed,
+            "device": config.device,
+        },
+        successes=successes,
+        returns=returns,
+        cost=cost,
+        versions=versions(),
+    )

@@ -1,0 +1,166 @@
+"""The arm's scene: what its skills share in model, action, observation and reset."""
+
+from functools import cache
+from importlib.resources import files
+from typing import ClassVar
+
+import mujoco
+import torch
+from torch import Tensor
+
+from clrl.envs.skill import Skill, box
+from clrl.envs.world import World
+
+_REACH = 0.04  # hand displacement that a full action asks for, m
+OPEN = 0.04  # travel of each finger when open, m
+_WORKSPACE = ((0.30, -0.32, 0.02), (0.60, 0.32, 0.38))  # corners that hold the hand's target, m
+
+# Where things stand at a reset: (low, high) of the uniform draw, m.
+_HAND_JITTER = (-0.08, 0.08)  # of the first three joints, rad
+_PUCK = ((0.40, -0.08), (0.49, 0.08))
+_CABINET_Y = (-0.06, 0.06)
+_DIAL = ((0.40, -0.30), (0.48, -0.24))
+_BUTTON = ((0.40, 0.22), (0.48, 0.30))
+_BOUND = 10.0  # of every observation, in its unit; nothing in the scene comes near it
+_SCENE_DRAWS = 10  # random numbers the scene takes; a skill's goal has the rest
+
+
+class ArmSkill(Skill):
+    """A skill of the six-joint arm: 40 control steps a second, 100 steps (2.5 s) an episode.
+
+    **Action** `Box(-1, 1, (4,))`: displacement of the hand along x, y, z (1 is a target 4 cm away)
+    and the gripper (-1 open, 1 closed). A Cartesian impedance controller, the interface of
+    torque-controlled arms, turns the target into joint torques by the transposed Jacobian, within
+    the joints' torque limits; it also holds the hand upright.
+
+    **Observation** `Box(-10, 10, (23,))`, clipped to it; x points away from the robot, z up:
+
+    | index | meaning                                              | name in the XML      | unit |
+    |-------|------------------------------------------------------|----------------------|------|
+    | 0-2   | hand position, between the fingertips                | site `hand`          | m    |
+    | 3-5   | hand velocity                                        | site `hand`          | m/s  |
+    | 6     | mean travel of the fingers, 0 closed                 | joint `left_finger`  | m    |
+    | 7-9   | position of the skill's object                       | site `object`        | m    |
+    | 10-12 | object minus hand                                    |                      | m    |
+    | 13-15 | object velocity                                      | site `object`        | m/s  |
+    | 16    | travel of the object's mechanism, 0 rest, 1 end stop | joint `mechanism`    | 1    |
+    | 17-19 | goal position                                        | body `goal`          | m    |
+    | 20-22 | goal minus object                                    |                      | m    |
+
+    Every skill fills the slots of object and goal with its own; in `reach` the object is the hand.
+
+    **Reset**: joints, puck, drawer, dial and button are drawn anew; the goal is the skill's.
+
+    Attributes:
+        object: Prefix of the object's sensors in the XML.
+        mechanism: Joint whose travel is observed, or "" for a free object.
+    """
+
+    object: ClassVar[str]
+    mechanism: ClassVar[str] = ""
+    draws = _SCENE_DRAWS + 4
+    observation_space = box(-_BOUND, _BOUND, 23)
+    action_space = box(-1.0, 1.0, 4)
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The scene, compiled once."""
+        return _model()
+
+    def reset(self, world: World, mask: Tensor, random: Tensor) -> None:
+        """Scatter hand, puck and fixtures, then place the skill's goal."""
+        qpos, fixtures = world.field("qpos"), world.field("mocap_pos")
+        place = {name: fixtures[mask, world.mocap(name)] for name in _FIXTURES}
+        joints = qpos[mask]
+        joints[:, :3] += between(random[:, 0:3], *_HAND_JITTER)
+        puck = world.joint("puck")
+        joints[:, puck : puck + 2] = between(random[:, 3:5], *_PUCK)
+        place["cabinet"][:, 1] = between(random[:, 5], *_CABINET_Y)
+        place["dial_stand"][:, :2] = between(random[:, 6:8], *_DIAL)
+        place["button_stand"][:, :2] = between(random[:, 8:10], *_BUTTON)
+        qpos[mask] = joints
+        for name, position in place.items():
+            fixtures[mask, world.mocap(name)] = position
+        world.forward(mask)
+        goal = self.goal(world, mask, random[:, _SCENE_DRAWS:])
+        fixtures[mask, world.mocap("goal")] = goal
+
+    def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
+        """Goal positions of masked worlds, (mask.sum(), 3), from 4 random numbers each."""
+        raise NotImplementedError
+
+    def act(self, world: World, action: Tensor) -> None:
+        """Aim the hand controller and the fingers."""
+        low, high = (torch.tensor(corner, dtype=torch.float64) for corner in _WORKSPACE)
+        ctrl = world.field("ctrl")
+        target = world.sensor("hand_position") + _REACH * action[:, :3]
+        ctrl[:, 0:3] = torch.clamp(target, low, high)
+        ctrl[:, 6:8] = (0.5 * OPEN * (1.0 - action[:, 3]))[:, None]
+
+    def observe(self, world: World) -> Tensor:
+        """The table of the class docstring."""
+        hand, position = self.hand(world), self.position(world)
+        goal = self.goal_position(world)
+        return torch.cat(
+            (
+                hand,
+                world.sensor("hand_velocity"),
+                self.fingers(world)[:, None],
+                position,
+                position - hand,
+                world.sensor(f"{self.object}_velocity"),
+                self.travel(world)[:, None],
+                goal,
+                goal - position,
+            ),
+            dim=1,
+        ).clamp(-_BOUND, _BOUND)
+
+    def hand(self, world: World) -> Tensor:
+        """Point between the fingertips, (n, 3), m."""
+        return world.sensor("hand_position")
+
+    def fingers(self, world: World) -> Tensor:
+        """Mean travel of the two fingers, (n,), m."""
+        return world.field("qpos")[:, 6:8].mean(dim=1)
+
+    def position(self, world: World) -> Tensor:
+        """Position of the skill's object, (n, 3), m."""
+        return world.sensor(f"{self.object}_position")
+
+    def goal_position(self, world: World) -> Tensor:
+        """Goal, (n, 3), m."""
+        return world.field("mocap_pos")[:, world.mocap("goal")]
+
+    def travel(self, world: World) -> Tensor:
+        """Travel of the mechanism as a fraction of its range, (n,)."""
+        if not self.mechanism:
+            return torch.zeros(world.n, dtype=torch.float64)
+        start, end = map(float, world.model.joint(self.mechanism).range)
+        return (world.field("qpos")[:, world.joint(self.mechanism)] - start) / (end - start)
+
+
+_FIXTURES = ("cabinet", "dial_stand", "button_stand")
+
+
+def near(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """1 where two points of shape (n, 3) meet, 0.24 at a distance of `scale` m, 0 far away."""
+    return 1.0 - torch.tanh((a - b).square().sum(dim=1).sqrt() / scale)
+
+
+def within(a: Tensor, b: Tensor, distance: float) -> Tensor:
+    """Whether two points of shape (n, 3) are closer than `distance` m, (n,)."""
+    return (a - b).square().sum(dim=1) < distance**2
+
+
+def between(
+    random: Tensor, low: float | tuple[float, ...], high: float | tuple[float, ...]
+) -> Tensor:
+    """Map numbers in [0, 1) to [low, high)."""
+    floor = torch.tensor(low, dtype=torch.float64)
+    return floor + random * (torch.tensor(high, dtype=torch.float64) - floor)
+
+
+@cache
+def _model() -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_string(files("clrl.envs").joinpath("assets/arm.xml").read_text())

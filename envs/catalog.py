@@ -1,0 +1,71 @@
+"""Names of the skills and curricula that come with clrl; loads neither torch nor MuJoCo."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clrl.envs.curriculum import Task
+
+SKILLS = {
+    "arm-reach": "clrl.envs.arm_skills:Reach",
+    "arm-press": "clrl.envs.arm_skills:Press",
+    "arm-push": "clrl.envs.arm_skills:Push",
+    "arm-drawer": "clrl.envs.arm_skills:Drawer",
+    "arm-dial": "clrl.envs.arm_skills:Dial",
+    "arm-lift": "clrl.envs.arm_skills:Lift",
+}
+
+CURRICULA = {
+    "arm3": ("arm-reach", "arm-push", "arm-drawer"),
+    "arm6": ("arm-reach", "arm-push", "arm-drawer", "arm-press", "arm-dial", "arm-lift"),
+}
+
+
+def make_skill(name: str, **options: Any) -> "Task":
+    """Build a skill from its id.
+
+    Args:
+        name: An id of `SKILLS`, a class as "module:Class", or a Gymnasium id such as "Reacher-v5".
+        options: Arguments of the skill's class.
+
+    Raises:
+        ValueError: nothing has that name, or it does not take those options.
+    """
+    if name in SKILLS:
+        name = SKILLS[name]
+    elif ":" not in name:
+        from clrl.envs.gym_skill import GymSkill
+
+        return GymSkill(name, **options)
+    module, _, attribute = name.partition(":")
+    try:
+        skill: Task = getattr(import_module(module), attribute)(**options)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"skill {name!r} cannot be imported: {error}") from None
+    except TypeError as error:
+        raise ValueError(f"skill {name!r}: {error}") from None
+    return skill
+
+
+def skill_id(kind: type) -> str:
+    """The id of a skill's class: its name here, or "module:Class"."""
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, known in SKILLS.items() if known == path), path)
+
+
+def unknown_skill(name: str) -> str:
+    """The message for a name that is no skill."""
+    return f"unknown skill {name!r}; choose from {', '.join(SKILLS)}, or a Gymnasium id"
+
+
+def register() -> None:
+    """Register every skill with Gymnasium as `clrl/<id>-v0`."""
+    import gymnasium as gym
+
+    for name in SKILLS:
+        gym.register(
+            f"clrl/{name}-v0",
+            entry_point="clrl.envs.gym_env:SkillEnv",
+            vector_entry_point="clrl.envs.gym_env:SkillVectorEnv",
+            kwargs={"skill": name},
+        )

@@ -1,0 +1,92 @@
+"""Worlds on the CPU: `mujoco.batch`, a thread pool over n copies, bit-identical at any width."""
+
+import warnings
+
+import mujoco
+import numpy as np
+import torch
+from mujoco import batch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clrl.envs.world import World
+
+# Derived fields are computed at the new state, as mj_step1 does; a persistent batch continues its
+# next step from there, so that being current costs nothing.
+_CURRENT = int(mujoco.mjtStage.mjSTAGE_VEL.value)
+_NONE = int(mujoco.mjtStage.mjSTAGE_NONE.value)
+
+
+class CpuWorld(World):
+    """A `World` on `mujoco.batch.Batch`; its tensors are float64 views of the batch's memory."""
+
+    def __init__(self, model: mujoco.MjModel, n: int, threads: int = 0) -> None:
+        self.model = model
+        self.n = n
+        self.device = torch.device("cpu")
+        self._batch = batch.Batch(model, n, threads, persistent=True)
+        self._keyframe = 0 if model.nkey else -1
+        self._fields: dict[str, Tensor] = {}
+        self._parameters: dict[str, Tensor] = {}
+        self.field("sensordata")  # bound before the first call, so that it is never stale
+        self.reset()
+        self.forward()
+
+    def field(self, name: str) -> Tensor:
+        """See `World.field`."""
+        if name not in self._fields:
+            self._fields[name] = _view(self._batch.bind(name))
+        return self._fields[name]
+
+    def parameter(self, name: str) -> Tensor:
+        """See `World.parameter`."""
+        if name not in self._parameters:
+            self._parameters[name] = _view(self._batch.expand(name))
+        return self._parameters[name]
+
+    def refresh_constants(self) -> None:
+        """See `World.refresh_constants`."""
+        self._batch.set_const()
+
+    def step(self, substeps: int, mask: Tensor | None = None) -> None:
+        """See `World.step`."""
+        self._batch.step(_ids(mask), nstep=substeps, stage=_CURRENT)
+
+    def reset(self, mask: Tensor | None = None) -> None:
+        """See `World.reset`."""
+        self._batch.reset(_ids(mask), keyframe=self._keyframe, stage=_NONE)
+
+    def forward(self, mask: Tensor | None = None) -> None:
+        """See `World.forward`."""
+        self._batch.forward(_ids(mask), stage=_CURRENT)
+
+    def state(self) -> Tensor:
+        """See `World.state`."""
+        return torch.from_numpy(self._batch.state.copy())
+
+    def load_state(self, state: Tensor) -> None:
+        """See `World.load_state`."""
+        if state.shape != self._batch.state.shape:
+            raise ValueError(
+                f"the world's state has shape {tuple(self._batch.state.shape)}, "
+                f"got {tuple(state.shape)}"
+            )
+        self._batch.state[:] = state.numpy()
+        self.forward()
+
+    def snapshot(self, index: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """See `World.snapshot`."""
+        model, data = self._batch.get_model(index), self._batch.get_data(index)
+        mujoco.mj_forward(model, data)
+        return model, data
+
+
+def _ids(mask: Tensor | None) -> NDArray[np.bool_] | None:
+    return None if mask is None else mask.numpy()
+
+
+def _view(array: NDArray[np.generic]) -> Tensor:
+    with warnings.catch_warnings():
+        # Outputs are marked read only; torch has no such mark and warns.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

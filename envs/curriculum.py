@@ -1,0 +1,229 @@
+"""Curricula: skills in the order in which one agent learns them."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from clrl.envs.catalog import CURRICULA, SKILLS, make_skill
+from clrl.envs.padding import PaddedVecEnv
+from clrl.envs.skill import box
+
+
+class Task(Protocol):
+    """What a curriculum asks of a skill, whether it runs in worlds or in Gymnasium."""
+
+    name: str
+    steps: int
+    horizon: int
+    observation_space: spaces.Box
+    action_space: spaces.Box
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Its `id` and the options that rebuild it."""
+        ...
+
+    def vec_env(self, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False) -> VecEnv:
+        """N environments; with `get_state` and `set_state`, which continue bit for bit."""
+        ...
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Skills in the order in which they are learned, with a budget of steps for each.
+
+    Attributes:
+        name: Shown in results.
+        skills: At least one, with distinct names.
+        steps: Environment steps of training, one number per skill.
+    """
+
+    name: str
+    skills: tuple[Task, ...]
+    steps: tuple[int, ...]
+
+    def __init__(
+        self, name: str, skills: Sequence[Task | str], steps: Sequence[int] | int | None = None
+    ) -> None:
+        """Collect the skills.
+
+        Args:
+            name: Shown in results.
+            skills: Skills, or ids that `make_skill` resolves.
+            steps: Steps for each skill, one number for all, or None for each skill's own default.
+
+        Raises:
+            ValueError: no skill, a repeated name, a budget below 1, or spaces without a common one.
+        """
+        built = tuple(make_skill(skill) if isinstance(skill, str) else skill for skill in skills)
+        if not built:
+            raise ValueError(f"curriculum {name!r} has no skills")
+        names = [skill.name for skill in built]
+        if len(set(names)) < len(names):
+            raise ValueError(f"curriculum {name!r} repeats a skill: {', '.join(names)}")
+        if isinstance(steps, int):
+            steps = [steps] * len(built)
+        budget = tuple(steps or (skill.steps for skill in built))
+        if len(budget) != len(built) or min(budget) < 1:
+            raise ValueError(
+                f"curriculum {name!r} needs a budget >= 1 for each of its {len(built)} skills, "
+                f"got {list(budget)}"
+            )
+        for skill in built:
+            _check(skill)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "skills", built)
+        object.__setattr__(self, "steps", budget)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.skills)
+
+    def __len__(self) -> int:
+        return len(self.skills)
+
+    def __getitem__(self, name: str) -> Task:
+        """The skill of that name; ValueError where there is none."""
+        for skill in self.skills:
+            if skill.name == name:
+                return skill
+        raise ValueError(
+            f"curriculum {self.name!r} has no skill {name!r}; it has {', '.join(self.names)}"
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the skills, in order."""
+        return [skill.name for skill in self.skills]
+
+    def to_json(self) -> dict[str, Any]:
+        """Name, and each skill's id, options and steps; `from_json` rebuilds it."""
+        skills = [s.spec | {"steps": n} for s, n in zip(self.skills, self.steps, strict=True)]
+        return {"name": self.name, "skills": skills}
+
+    @staticmethod
+    def from_json(content: Any, where: str = "curriculum") -> "Curriculum":
+        """Build a curriculum from a dict with `name` and a list `skills` of dicts with an `id`.
+
+        Raises:
+            ValueError: it is not such a dict; the message begins with `where`.
+        """
+        tables = content.get("skills") if isinstance(content, dict) else None
+        if not isinstance(tables, list) or not tables or not all(map(_is_table, tables)):
+            raise ValueError(f"{where} needs a list 'skills' of tables with an 'id'")
+        if unknown := set(content) - {"name", "skills"}:
+            raise ValueError(f"{where} has unknown keys: {', '.join(sorted(unknown))}")
+        skills, steps = [], []
+        for table in tables:
+            options: dict[str, Any] = dict(table)
+            name, budget = options.pop("id"), options.pop("steps", None)
+            skill = make_skill(name, **options)
+            if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool)):
+                raise ValueError(f"{where}: steps of {name!r} must be a whole number")
+            skills.append(skill)
+            steps.append(skill.steps if budget is None else budget)
+        return Curriculum(str(content.get("name", "own")), skills, steps)
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """The one observation space, padded to the longest where they differ."""
+        first = self.skills[0].observation_space
+        if not self._padded:
+            return first
+        return box(-float("inf"), float("inf"), max(_size(s.observation_space) for s in self))
+
+    @property
+    def action_space(self) -> spaces.Box:
+        """The one action space; [-1, 1] to the longest where they differ."""
+        first = self.skills[0].action_space
+        return box(-1.0, 1.0, max(_size(s.action_space) for s in self)) if self._padded else first
+
+    @property
+    def _padded(self) -> bool:
+        first = self.skills[0]
+        return any(
+            skill.observation_space != first.observation_space
+            or skill.action_space != first.action_space
+            for skill in self
+        )
+
+    def vec_env(
+        self, name: str, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False
+    ) -> VecEnv:
+        """N environments of one skill, in the curriculum's spaces."""
+        env = self[name].vec_env(n, seed=seed, threads=threads, stagger=stagger)
+        if self._padded:
+            return PaddedVecEnv(env, self.observation_space, self.action_space)
+        return env
+
+
+def make_curriculum(spec: "str | Path | Sequence[str] | Curriculum") -> Curriculum:
+    """Build a curriculum from whatever names it.
+
+    Args:
+        spec: A curriculum; a name of `CURRICULA`; a skill's id, or several separated by commas or
+            in a list; or a `.toml` or `.json` file with `name` and a list `skills` of tables with
+            `id`, optional `steps`, and options of the skill.
+
+    Raises:
+        ValueError: it names nothing, or the file is not such a file.
+    """
+    if isinstance(spec, Curriculum):
+        return spec
+    if isinstance(spec, Path) or (isinstance(spec, str) and spec.endswith((".toml", ".json"))):
+        return _from_file(Path(spec))
+    if isinstance(spec, str):
+        if spec in CURRICULA:
+            return Curriculum(spec, CURRICULA[spec])
+        if "," not in spec and spec not in SKILLS and ":" not in spec and not _gymnasium(spec):
+            raise ValueError(
+                f"unknown curriculum {spec!r}; choose from {', '.join(CURRICULA)}, name skills "
+                f"({', '.join(SKILLS)}) or give a .toml or .json file"
+            )
+        return Curriculum(spec, spec.split(","))
+    return Curriculum("+".join(spec), list(spec))
+
+
+def _from_file(path: Path) -> Curriculum:
+    try:
+        text = path.read_text()
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except FileNotFoundError:
+        raise ValueError(f"curriculum file {path} does not exist") from None
+    except ValueError as error:  # of TOML, JSON and UTF-8 alike
+        raise ValueError(
+            f"curriculum file {path} is not valid {path.suffix[1:]}: {error}"
+        ) from None
+    if isinstance(content, dict):
+        content.setdefault("name", path.stem)
+    return Curriculum.from_json(content, f"curriculum file {path}")
+
+
+def _is_table(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("id"), str)
+
+
+def _gymnasium(name: str) -> bool:
+    import gymnasium as gym
+
+    return name in gym.registry
+
+
+def _size(space: spaces.Box) -> int:
+    return int(space.shape[0])
+
+
+def _check(skill: Task) -> None:
+    for kind, space in (("observation", skill.observation_space), ("action", skill.action_space)):
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise ValueError(
+                f"skill {skill.name!r} has the {kind} space {space}; a curriculum needs a "
+                "one-dimensional Box"
+            )
+    if not skill.action_space.is_bounded():
+        raise ValueError(f"skill {skill.name!r} has an unbounded action space; bound it")

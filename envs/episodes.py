@@ -1,0 +1,103 @@
+"""Episodes of one skill in n worlds: the loop every environment of ours is a face of."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clrl.envs.counter_random import uniform
+from clrl.envs.skill import Skill, Terms
+from clrl.envs.world import make_world
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one control step gave; every tensor has shape (n, ...).
+
+    Attributes:
+        observation: After the step, (n, obs), float32.
+        reward: Sum of the terms, in [0, 1].
+        terms: The reward's named terms.
+        success: Whether the skill is accomplished at this step.
+        done: Whether the episode reached its horizon with this step.
+    """
+
+    observation: Tensor
+    reward: Tensor
+    terms: Terms
+    success: Tensor
+    done: Tensor
+
+
+class Episodes:
+    """n worlds of one skill with their clocks, seeds and success so far.
+
+    Attributes:
+        elapsed: Control steps since the world's reset, (n,), int64.
+        succeeded: Whether the episode succeeded at any step so far, (n,), bool.
+        returns: Sum of rewards so far, (n,), float64.
+    """
+
+    def __init__(self, skill: Skill, n: int, device: str = "cpu", threads: int = 0) -> None:
+        self.skill = skill
+        self.world = make_world(skill.model, n, device, threads)
+        self.n = n
+        self._every = torch.ones(n, dtype=torch.bool, device=self.world.device)
+        self._seed = torch.zeros(n, dtype=torch.int64, device=self.world.device)
+        self._episode = torch.zeros_like(self._seed)
+        self.elapsed = torch.zeros_like(self._seed)
+        self.succeeded = torch.zeros_like(self._every)
+        self.returns = torch.zeros(n, dtype=torch.float64, device=self.world.device)
+
+    def seed(self, seed: int | Tensor) -> None:
+        """Seed world i with `seed + i`, or with `seed[i]`; takes effect at its next reset."""
+        if isinstance(seed, int):
+            seed = seed + torch.arange(self.n, dtype=torch.int64)
+        self._seed.copy_(seed)
+        self._episode.zero_()
+
+    def reset(self, mask: Tensor | None = None) -> Tensor:
+        """Start new episodes in masked worlds, or in all; returns all observations (n, obs)."""
+        mask = self._every if mask is None else mask
+        random = uniform(self._seed[mask], self._episode[mask], self.skill.draws)
+        self.world.reset(mask)
+        self.skill.reset(self.world, mask, random)
+        self.world.forward(mask)
+        self._episode += mask
+        self.elapsed.masked_fill_(mask, 0)
+        self.succeeded.masked_fill_(mask, False)
+        self.returns.masked_fill_(mask, 0.0)
+        return self.skill.observe(self.world).float()
+
+    def step(self, action: Tensor) -> Step:
+        """Take one control step in every world with actions of shape (n, act)."""
+        self.skill.act(self.world, action.clamp(-1.0, 1.0))
+        self.world.step(self.skill.substeps)
+        terms = self.skill.reward(self.world)
+        reward = torch.stack(list(terms.values())).sum(dim=0)
+        success = self.skill.success(self.world)
+        self.elapsed += 1
+        self.succeeded |= success
+        self.returns += reward
+        done = self.elapsed >= self.skill.horizon
+        return Step(self.skill.observe(self.world).float(), reward, terms, success, done)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the coming steps depend on; `load_state` continues bit for bit."""
+        return {
+            "world": self.world.state(),
+            "seed": self._seed.clone(),
+            "episode": self._episode.clone(),
+            "elapsed": self.elapsed.clone(),
+            "succeeded": self.succeeded.clone(),
+            "returns": self.returns.clone(),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        self.world.load_state(state["world"])
+        self._seed.copy_(state["seed"])
+        self._episode.copy_(state["episode"])
+        self.elapsed.copy_(state["elapsed"])
+        self.succeeded.copy_(state["succeeded"])
+        self.returns.copy_(state["returns"])

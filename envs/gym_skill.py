@@ -1,0 +1,170 @@
+"""Any Gymnasium environment with vectors in and out as a skill of a curriculum."""
+
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from clrl.envs.catalog import unknown_skill
+
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+
+
+class GymSkill:
+    """A Gymnasium id as a skill.
+
+    Success is what the environment says in `info` (`is_success` or `success`) at any step, or,
+    where it says nothing, an episode's return of at least `success_return`.
+    """
+
+    steps = 500_000
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        success_return: float | None = None,
+        horizon: int | None = None,
+        env_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Look the environment up.
+
+        Args:
+            name: Gymnasium id, such as "Reacher-v5".
+            success_return: Return that counts as success; the id's own reward threshold by default.
+            horizon: Steps per episode; the id's own by default.
+            env_kwargs: Passed to `gymnasium.make`.
+
+        Raises:
+            ValueError: no such id, no horizon, or no way to tell success.
+        """
+        if name not in gym.registry:
+            raise ValueError(unknown_skill(name))
+        spec = gym.spec(name)
+        self.name = name
+        self._kwargs = dict(env_kwargs or {})
+        horizon = horizon or spec.max_episode_steps
+        if horizon is None or horizon < 1:
+            raise ValueError(f"skill {name!r} needs a horizon >= 1, got {horizon}")
+        self.horizon = horizon
+        self._options = {
+            "success_return": success_return,
+            "horizon": horizon,
+            "env_kwargs": self._kwargs,
+        }
+        threshold = spec.reward_threshold if success_return is None else success_return
+        self._threshold = threshold
+        env = self._make()
+        self.observation_space: spaces.Box = env.observation_space  # type: ignore[assignment]
+        self.action_space: spaces.Box = env.action_space  # type: ignore[assignment]
+        env.reset(seed=0)
+        info = env.step(env.action_space.sample())[4]
+        env.close()
+        if threshold is None and not {"is_success", "success"} & set(info):
+            raise ValueError(f"skill {name!r} does not say what success is; give success_return")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What rebuilds this skill."""
+        return {"id": self.name, **self._options}
+
+    def _make(self) -> gym.Env[Any, Any]:
+        env = gym.make(self.name, max_episode_steps=self.horizon, **self._kwargs)
+        return _Succeed(env, self._threshold)
+
+    def vec_env(
+        self, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False
+    ) -> "GymVecEnv":
+        """N environments, environment i seeded with `seed + i`; one thread whatever is asked."""
+        del threads, stagger
+        env = GymVecEnv([lambda: Monitor(self._make()) for _ in range(n)])
+        env.seed(seed)
+        return env
+
+
+class _Succeed(gym.Wrapper[Any, Any, Any, Any]):
+    """Puts `is_success`, at any step so far, into `info`."""
+
+    def __init__(self, env: gym.Env[Any, Any], threshold: float | None) -> None:
+        super().__init__(env)
+        self._threshold = threshold
+        self.total = 0.0
+        self.succeeded = False
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self.total, self.succeeded = 0.0, False
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.total += float(reward)
+        if said := {"is_success", "success"} & set(info):
+            self.succeeded |= any(bool(info[key]) for key in said)
+        elif self._threshold is not None and (terminated or truncated):
+            self.succeeded = self.total >= self._threshold
+        return observation, reward, terminated, truncated, {**info, "is_success": self.succeeded}
+
+
+class GymVecEnv(DummyVecEnv):
+    """SB3's DummyVecEnv whose MuJoCo environments can be saved and continued bit for bit."""
+
+    def get_state(self) -> dict[str, Any]:
+        """State of every environment; only MuJoCo environments have one.
+
+        Raises:
+            ValueError: an environment is not a MuJoCo one.
+        """
+        return {"envs": [_get_state(env) for env in self.envs]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `get_state` returned."""
+        self.reset()  # wrappers refuse to step before a first reset
+        for env, saved in zip(self.envs, state["envs"], strict=True):
+            _set_state(env, saved)
+
+
+def _get_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    model, data = _mujoco(env)
+    physics = np.empty(mujoco.mj_stateSize(model, _STATE))
+    mujoco.mj_getState(model, data, physics, _STATE)
+    monitor, limit, succeed = _wrappers(env)
+    return {
+        "physics": physics,
+        "random": env.unwrapped.np_random.bit_generator.state,
+        "elapsed": limit._elapsed_steps,
+        "rewards": list(map(float, monitor.rewards)),
+        "total": succeed.total,
+        "succeeded": succeed.succeeded,
+    }
+
+
+def _set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
+    model, data = _mujoco(env)
+    physics: NDArray[np.float64] = np.asarray(state["physics"])
+    mujoco.mj_setState(model, data, physics, _STATE)
+    monitor, limit, succeed = _wrappers(env)
+    env.unwrapped.np_random.bit_generator.state = state["random"]
+    limit._elapsed_steps = state["elapsed"]
+    monitor.rewards = list(state["rewards"])
+    succeed.total, succeed.succeeded = state["total"], state["succeeded"]
+
+
+def _mujoco(env: gym.Env[Any, Any]) -> tuple[Any, Any]:
+    inner: Any = env.unwrapped
+    if not hasattr(inner, "model") or not hasattr(inner, "data"):
+        raise ValueError(f"{env.spec and env.spec.id}: only MuJoCo environments can be resumed")
+    return inner.model, inner.data
+
+
+def _wrappers(env: Any) -> tuple[Monitor, TimeLimit[Any, Any], _Succeed]:
+    found: dict[type, Any] = {}
+    while isinstance(env, gym.Wrapper):
+        found[type(env)] = env
+        env = env.env
+    return found[Monitor], found[TimeLimit], found[_Succeed]

@@ -1,0 +1,100 @@
+"""What a skill is: a task as pure functions of a World."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from torch import Tensor
+
+from clrl.envs.catalog import skill_id
+from clrl.envs.world import World
+
+if TYPE_CHECKING:
+    from clrl.envs.vec_env import WorldVecEnv
+
+Terms = dict[str, Tensor]
+
+
+class Skill(ABC):
+    """One thing a robot can do, as functions of n worlds at once.
+
+    A skill keeps no state of its own between calls: whatever an episode needs (goals, poses of
+    fixtures) it writes into the world. It never knows which engine runs it. Every tensor has the
+    worlds as its first dimension. To add a skill, subclass this (or a scene such as `ArmSkill`).
+
+    Attributes:
+        name: Short name within a curriculum, such as "push".
+        horizon: Control steps per episode; an episode never ends earlier.
+        substeps: Physics steps per control step.
+        steps: Control steps of training that the skill needs, the default budget.
+        draws: Random numbers a reset consumes per world.
+        observation_space: Bounds of `observe`, float32.
+        action_space: Bounds of the action, float32.
+    """
+
+    name: str
+    horizon: int = 100
+    substeps: int = 5
+    steps: int = 500_000
+    draws: int = 0
+    observation_space: spaces.Box
+    action_space: spaces.Box
+
+    @property
+    @abstractmethod
+    def model(self) -> mujoco.MjModel:
+        """The model its worlds run, the same object at every call."""
+
+    @abstractmethod
+    def reset(self, world: World, mask: Tensor, random: Tensor) -> None:
+        """Write the start of an episode into masked worlds, which are at keyframe 0.
+
+        Args:
+            world: The worlds; derived fields are refreshed after this returns.
+            mask: Worlds to write, shape (n,), bool.
+            random: Numbers in [0, 1) of the masked worlds only, shape (mask.sum(), draws).
+        """
+
+    @abstractmethod
+    def act(self, world: World, action: Tensor) -> None:
+        """Write the controls for an action of shape (n, act) within the action space."""
+
+    @abstractmethod
+    def observe(self, world: World) -> Tensor:
+        """What the policy sees, shape (n, obs)."""
+
+    @abstractmethod
+    def reward(self, world: World) -> Terms:
+        """Named terms of the reward per step, each (n,); the reward is their sum, in [0, 1]."""
+
+    @abstractmethod
+    def success(self, world: World) -> Tensor:
+        """Whether the skill is accomplished at this very step, shape (n,), bool."""
+
+    def vec_env(
+        self, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False
+    ) -> "WorldVecEnv":
+        """N worlds of this skill as SB3 takes them; see `WorldVecEnv`."""
+        from clrl.envs.vec_env import WorldVecEnv
+
+        return WorldVecEnv(self, n, seed=seed, threads=threads, stagger=stagger)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What rebuilds this skill: its id and the options of its class.
+
+        A skill whose class takes arguments extends it by them.
+        """
+        return {"id": skill_id(type(self))}
+
+    @property
+    def dt(self) -> float:
+        """Seconds per control step."""
+        return self.substeps * float(self.model.opt.timestep)
+
+
+def box(low: float, high: float, size: int) -> spaces.Box:
+    """A float32 box with the same bounds in every dimension."""
+    return spaces.Box(low, high, (size,), np.float32)

@@ -1,0 +1,108 @@
+"""n copies of one MuJoCo model behind one interface, whichever engine runs them."""
+
+from abc import ABC, abstractmethod
+
+import mujoco
+import torch
+from torch import Tensor
+
+
+class World(ABC):
+    """n copies of one model; fields are tensors of shape (n, ...) on the world's device.
+
+    State fields (`qpos`, `qvel`, `ctrl`, `mocap_pos`, `mocap_quat`, ...) are live: what is written
+    to them is the state at the next call. Derived fields (`sensordata`, `xpos`, ...) are refreshed
+    by `step`, `reset` and `forward`, always at the new state, and are read only.
+
+    Attributes:
+        model: The compiled model all copies share.
+        n: Number of copies.
+        device: Where the fields live.
+    """
+
+    model: mujoco.MjModel
+    n: int
+    device: torch.device
+
+    @abstractmethod
+    def field(self, name: str) -> Tensor:
+        """An MjData field by its MuJoCo name, shape (n, ...), live."""
+
+    @abstractmethod
+    def parameter(self, name: str) -> Tensor:
+        """An MjModel field with a value per copy (`body_mass`, `geom_friction`, `dof_damping`...).
+
+        Shape (n, ...), live. Call `refresh_constants` after writing one that other constants
+        (inverse weights, subtree masses) are derived from.
+        """
+
+    @abstractmethod
+    def refresh_constants(self) -> None:
+        """Recompute what MuJoCo derives from the per-copy parameters (`mj_setConst`)."""
+
+    @abstractmethod
+    def step(self, substeps: int, mask: Tensor | None = None) -> None:
+        """Advance by `substeps` physics steps the copies where `mask` (n,) is true, or all."""
+
+    @abstractmethod
+    def reset(self, mask: Tensor | None = None) -> None:
+        """Put masked copies into keyframe 0, or the model's defaults where it has none.
+
+        Derived fields are stale until the next `forward` or `step`.
+        """
+
+    @abstractmethod
+    def forward(self, mask: Tensor | None = None) -> None:
+        """Refresh the derived fields of masked copies at their present state."""
+
+    @abstractmethod
+    def state(self) -> Tensor:
+        """A copy of everything the dynamics depend on, shape (n, state), float64.
+
+        It is `mjSTATE_INTEGRATION`: the only state from which MuJoCo continues bit for bit.
+        """
+
+    @abstractmethod
+    def load_state(self, state: Tensor) -> None:
+        """Continue from a tensor that `state` returned; derived fields follow."""
+
+    @abstractmethod
+    def snapshot(self, index: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """One copy as plain MuJoCo objects, to render it or to pass it to any function."""
+
+    def sensor(self, name: str) -> Tensor:
+        """One named sensor, shape (n, dim), a live slice of `sensordata`."""
+        sensor = self.model.sensor(name)
+        start = int(sensor.adr[0])
+        return self.field("sensordata")[:, start : start + int(sensor.dim[0])]
+
+    def joint(self, name: str) -> int:
+        """Index in `qpos` of a joint's first coordinate."""
+        return int(self.model.joint(name).qposadr[0])
+
+    def mocap(self, body: str) -> int:
+        """Index in `mocap_pos` and `mocap_quat` of a mocap body."""
+        return int(self.model.body(body).mocapid[0])
+
+
+def make_world(model: mujoco.MjModel, n: int, device: str = "cpu", threads: int = 0) -> World:
+    """Build the world of n copies on the engine that serves `device`.
+
+    Args:
+        model: The compiled model.
+        n: Number of copies, >= 1.
+        device: A torch device; "cpu" runs on `mujoco.batch`.
+        threads: CPU threads of the engine, 0 for all cores. Results do not depend on it.
+
+    Raises:
+        ValueError: n < 1, threads < 0, or no engine serves the device.
+    """
+    if n < 1:
+        raise ValueError(f"a world needs n >= 1 copies, got {n}")
+    if threads < 0:
+        raise ValueError(f"threads must be >= 0, got {threads}")
+    if torch.device(device).type != "cpu":
+        raise ValueError(f"no physics engine for device {device!r} yet; use device='cpu'")
+    from clrl.envs.cpu_world import CpuWorld
+
+    return CpuWorld(model, n, threads)

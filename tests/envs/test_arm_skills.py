@@ -1,0 +1,164 @@
+"""The arm's skills keep their contract with Gymnasium, SB3 and their own documentation."""
+
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from scipy import stats
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import clrl  # noqa: F401  registers the skills
+from clrl.envs import CURRICULA, SKILLS, make_skill
+from clrl.envs.counter_random import uniform
+from clrl.envs.episodes import Episodes
+from clrl.envs.skill import Skill
+
+
+def arm(name: str) -> Skill:
+    skill = make_skill(name)
+    assert isinstance(skill, Skill)
+    return skill
+
+
+@pytest.mark.parametrize("name", SKILLS)
+def test_both_checkers_pass_without_a_warning(name: str) -> None:
+    env = gym.make(f"clrl/{name}-v0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Gymnasium's own advice about wrappers and unbounded observations is not about the env
+        warnings.filterwarnings("ignore", message=".*different from the unwrapped version.*")
+        check_env(env.unwrapped, skip_render_check=True)
+        sb3_check_env(env.unwrapped)
+
+
+@pytest.mark.parametrize("name", SKILLS)
+def test_reward_terms_sum_to_a_reward_between_0_and_1(name: str) -> None:
+    episodes = Episodes(arm(name), 32, threads=1)
+    episodes.seed(0)
+    episodes.reset()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        step = episodes.step(2 * torch.rand(32, 4, generator=generator) - 1)
+        assert torch.isfinite(step.observation).all()
+        assert step.reward.min() >= 0.0
+        assert step.reward.max() <= 1.0
+        assert torch.equal(step.reward, torch.stack(list(step.terms.values())).sum(dim=0))
+
+
+@pytest.mark.parametrize("name", SKILLS)
+def test_nothing_is_accomplished_at_the_start_or_by_standing_still(name: str) -> None:
+    episodes = Episodes(arm(name), 100, threads=1)
+    episodes.seed(7)
+    episodes.reset()
+    still = torch.zeros(100, 4)
+    for _ in range(20):
+        episodes.step(still)
+    assert episodes.succeeded.float().mean() <= 0.05
+
+
+@pytest.mark.parametrize("name", SKILLS)
+def test_an_episode_depends_on_its_seed_alone(name: str) -> None:
+    many, one = Episodes(arm(name), 9, threads=1), Episodes(arm(name), 1, threads=1)
+    many.seed(100)
+    one.seed(104)
+    assert torch.equal(many.reset()[4], one.reset()[0])
+    mask = torch.zeros(9, dtype=torch.bool)
+    mask[4] = True
+    assert torch.equal(many.reset(mask)[4], one.reset()[0])
+
+
+def test_the_vector_env_agrees_with_single_ones() -> None:
+    vector: Any = gym.make_vec("clrl/arm-push-v0", num_envs=3)
+    singles = [gym.make("clrl/arm-push-v0") for _ in range(3)]
+    observations, _ = vector.reset(seed=5)
+    for i, env in enumerate(singles):
+        assert np.array_equal(observations[i], env.reset(seed=5 + i)[0])
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        actions = rng.uniform(-1, 1, (3, 4)).astype(np.float32)
+        observations, rewards, _, _, infos = vector.step(actions)
+        for i, env in enumerate(singles):
+            observation, reward, _, _, info = env.step(actions[i])
+            assert np.array_equal(observations[i], observation)
+            assert rewards[i] == reward
+            assert infos["at_goal"][i] == info["at_goal"]
+
+
+def test_the_vector_env_resets_in_the_step_that_ends_an_episode() -> None:
+    vector: Any = gym.make_vec("clrl/arm-reach-v0", num_envs=2)
+    vector.reset(seed=0)
+    for _ in range(100):
+        observation, _, terminated, truncated, infos = vector.step(np.zeros((2, 4), np.float32))
+    assert truncated.all()
+    assert not terminated.any()
+    assert not np.array_equal(infos["final_obs"], observation)
+
+
+def test_same_seed_same_rollout_other_seed_another() -> None:
+    env = gym.make("clrl/arm-dial-v0")
+    first, again, other = (env.reset(seed=s)[0] for s in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(env.reset()[0], other)  # without a seed the next episode
+
+
+def test_the_hand_stays_upright_in_its_workspace_and_joints_in_range() -> None:
+    skill = arm("arm-reach")
+    episodes = Episodes(skill, 16, threads=1)
+    episodes.seed(0)
+    episodes.reset()
+    generator = torch.Generator().manual_seed(0)
+    push = 2 * torch.rand(16, 4, generator=generator) - 1
+    for _ in range(60):
+        episodes.step(push)
+    world = episodes.world
+    hand = world.sensor("hand_position")
+    assert (hand > torch.tensor([0.28, -0.34, 0.0])).all()
+    assert (hand < torch.tensor([0.62, 0.34, 0.40])).all()
+    limits = torch.as_tensor(skill.model.jnt_range[:6])
+    joints = world.field("qpos")[:, :6]
+    assert (joints >= limits[:, 0] - 0.02).all()
+    assert (joints <= limits[:, 1] + 0.02).all()
+
+
+def test_a_full_action_moves_the_hand_that_way() -> None:
+    episodes = Episodes(arm("arm-reach"), 3, threads=1)
+    episodes.seed(0)
+    before = episodes.reset()[:, :3]
+    action = torch.cat((0.5 * torch.eye(3), torch.zeros(3, 1)), dim=1)
+    for _ in range(5):
+        after = episodes.step(action).observation[:, :3]
+    moved = after - before
+    assert (moved.diagonal() > 0.02).all()
+    assert ((moved - torch.diag(moved.diagonal())).abs() < 0.01).all()
+
+
+def test_counter_random_numbers_are_uniform_and_independent() -> None:
+    seeds = torch.arange(2000)
+    draws = uniform(seeds, torch.zeros(2000, dtype=torch.int64), 4).numpy()
+    later = uniform(seeds, torch.ones(2000, dtype=torch.int64), 4).numpy()
+    for column in range(4):
+        assert stats.kstest(draws[:, column], "uniform").pvalue > 1e-3
+    everything = np.concatenate((draws, later), axis=1)
+    correlation = np.corrcoef(everything, rowvar=False) - np.eye(8)
+    assert np.abs(correlation).max() < 0.1
+
+
+def test_goals_and_objects_fill_their_ranges() -> None:
+    episodes = Episodes(arm("arm-push"), 500, threads=1)
+    episodes.seed(0)
+    observation = episodes.reset()
+    puck, goal = observation[:, 7:9], observation[:, 17:19]
+    assert puck.min(dim=0).values.tolist() == pytest.approx([0.40, -0.08], abs=0.005)
+    assert puck.max(dim=0).values.tolist() == pytest.approx([0.49, 0.08], abs=0.005)
+    distance = (goal - puck).norm(dim=1)
+    assert distance.min() > 0.079
+    assert distance.max() < 0.161
+
+
+def test_curricula_name_known_skills() -> None:
+    assert all(set(skills) <= set(SKILLS) for skills in CURRICULA.values())
