@@ -1,189 +1,174 @@
-"""Checkpoints: nested Python state as safetensors and JSON, whole or not at all, never pickle.
+"""Checkpoints: directories that are either whole or not there.
 
-A checkpoint is a directory with `state.safetensors` (arrays), `state.json` (everything else, with
-the places of the arrays) and `manifest.json` (sizes and SHA-256 of both). It is written under a
-temporary name, flushed to disk, the manifest last, and renamed; what a reader sees is complete.
+    000123456/state.safetensors   tensors
+    000123456/state.json          everything else, see `clrl.packing`
+    000123456/manifest.json       format, size and sha256 of both, what the writer said about it
+
+Nothing here can run code on loading. The sums find damage; they are no signature.
 """
 
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+import safetensors.torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
-_FORMAT = 1
-_ARRAYS, _TREE, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
+from clrl.packing import pack, unpack
+
+FORMAT = 1
+TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+
+_LOG = logging.getLogger(__name__)
+_TEMPORARY = ".tmp-"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not complete and unaltered."""
+    """A checkpoint is damaged or incomplete."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"checkpoint {path}: {problem}; restore it or delete the checkpoint")
 
 
-def write(path: Path, state: Any, info: dict[str, Any]) -> None:
-    """Write one checkpoint.
+def name(step: int) -> str:
+    """Directory name of the checkpoint at an environment step, such as "000123456"."""
+    if step < 0:
+        raise ValueError(f"step must be >= 0, got {step}")
+    return f"{step:09d}"
+
+
+def write(path: Path, state: Mapping[Any, Any], info: Mapping[str, Any]) -> None:
+    """Write a checkpoint; it appears whole and on the disk, or not at all.
 
     Args:
-        path: Its directory, which must not exist.
-        state: Nested dicts, lists and tuples (which come back as lists) of tensors, NumPy arrays,
-            strings, numbers, booleans and None. Keys may be strings or integers.
-        info: Small JSON for `info`, readable without the state.
+        path: The new directory; missing parents are made.
+        state: Nested state as `clrl.packing.pack` takes it.
+        info: Small facts that are read without the state; JSON values only.
 
     Raises:
-        FileExistsError: `path` exists.
-        OSError: it cannot be written; nothing is left behind.
-        TypeError: the state holds something else.
+        FileExistsError: Something is at `path` already.
+        OSError: It cannot be written; nothing is left behind.
+        TypeError: The state or the info holds something that is not plain data.
+        ValueError: The info holds a number that is not finite, or the state itself.
     """
-    if path.exists():
-        raise FileExistsError(f"checkpoint {path} exists")
-    tensors: dict[str, torch.Tensor] = {}
-    tree = _pack(state, tensors)
-    contents = {_ARRAYS: save_tensors(tensors), _TREE: json.dumps(tree).encode()}
-    files = {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for name, data in contents.items()
-    }
-    contents[_MANIFEST] = json.dumps(
-        {"format": _FORMAT, "info": info, "files": files}, indent=2
-    ).encode()
+    if os.path.lexists(path):
+        raise FileExistsError(f"checkpoint {path} exists already")
+    if json.loads(_json(info)) != info:
+        raise TypeError(f"info of checkpoint {path} must be JSON values, which read back equal")
+    packed, tensors = pack(state)
+    files = {TENSORS: safetensors.torch.save(tensors), STATE: _json(packed)}
+    sums = {file: _sum(data) for file, data in files.items()}
+    files[MANIFEST] = _sealed({"format": FORMAT, "files": sums, "info": dict(info)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        temporary.mkdir()
-        for name, data in contents.items():  # the manifest is the last
-            _write_file(temporary / name, data)
-        _flush(temporary)
-        os.rename(temporary, path)
-        _flush(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with _staged(path) as folder:
+        for file, data in files.items():  # the manifest last
+            _write_file(folder / file, data)
 
 
-def read(path: Path) -> tuple[Any, dict[str, Any]]:
-    """State and info of a checkpoint.
+def read(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """State and info of a checkpoint, after checking every byte.
+
+    Tensors are on the CPU; tuples come back as lists.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered, in one line.
+        CheckpointError: A file is missing, truncated, altered or of another format.
+        OSError: A file cannot be read.
     """
     manifest = _manifest(path)
-    contents = {name: _verified(path, name, manifest) for name in (_ARRAYS, _TREE)}
+    tensors = _verified(path, TENSORS, manifest)
+    packed = _verified(path, STATE, manifest)
     try:
-        tensors = load_tensors(contents[_ARRAYS])
-        state = _unpack(json.loads(contents[_TREE]), tensors)
-    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from None
+        state = unpack(json.loads(packed), safetensors.torch.load(tensors))
+    except SafetensorError as error:
+        raise CheckpointError(path, f"{TENSORS} is not valid: {_line(error)}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(path, f"{STATE} is not valid: {_line(error)}") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(path, f"{STATE} is not valid: it is no dictionary")
     return state, manifest["info"]
 
 
 def info(path: Path) -> dict[str, Any]:
-    """What `write` was given as info; CheckpointError where the manifest is broken."""
-    result: dict[str, Any] = _manifest(path)["info"]
-    return result
+    """What the writer said about a checkpoint; reads the manifest only.
+
+    Raises:
+        CheckpointError: The manifest is missing, altered or of another format.
+        OSError: It cannot be read.
+    """
+    facts: dict[str, Any] = _manifest(path)["info"]
+    return facts
+
+
+def verify(path: Path) -> None:
+    """Check every byte of a checkpoint without building its state; errors as `read`."""
+    manifest = _manifest(path)
+    for file in (STATE, TENSORS):
+        _verified(path, file, manifest)
 
 
 def steps(folder: Path) -> list[Path]:
-    """Checkpoints of a folder in the order of their step, complete or not."""
-    return sorted(p for p in folder.glob("[0-9]*") if p.is_dir() and p.name.isdigit())
+    """All checkpoints in a folder, valid or not, by rising step; empty without the folder."""
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if re.fullmatch(r"[0-9]{9,}", p.name) and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name))
 
 
 def newest_valid(folder: Path) -> Path | None:
-    """The newest checkpoint that is complete and unaltered, or None."""
+    """The latest checkpoint that is whole; damaged ones are passed over with a logged warning.
+
+    Raises:
+        OSError: A file is there but cannot be read, which a person should look at.
+    """
     for path in reversed(steps(folder)):
         try:
-            manifest = _manifest(path)
-            for name in (_ARRAYS, _TREE):
-                _verified(path, name, manifest)
-        except CheckpointError:
-            continue
-        return path
+            verify(path)
+        except CheckpointError as error:
+            _LOG.warning("%s", error)
+        else:
+            return path
     return None
 
 
-def clean(folder: Path) -> None:
-    """Remove what interrupted writes left."""
-    for leftover in folder.glob(".tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def clean(folder: Path) -> list[Path]:
+    """Remove what writers that were killed left behind; not while another one is writing.
+
+    Returns:
+        The directories that were removed.
+    """
+    leftovers = sorted(folder.glob(f"{_TEMPORARY}*")) if folder.is_dir() else []
+    for leftover in leftovers:
+        shutil.rmtree(leftover)
+    return leftovers
 
 
-def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """JSON for a value; containers and arrays become one-key objects that say what they are."""
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int | np.integer):
-        return {"int": str(int(value))}  # of any size
-    if isinstance(value, float | np.floating):
-        return {"float": float(value).hex()}  # exact, inf and nan too
-    if isinstance(value, torch.Tensor | np.ndarray):
-        key = str(len(tensors))
-        kind = "tensor" if isinstance(value, torch.Tensor) else "array"
-        # cloned: safetensors refuses tensors that share memory
-        tensors[key] = torch.as_tensor(value).detach().cpu().contiguous().clone()
-        return {kind: key}
-    if isinstance(value, dict):
-        return {"dict": [[_key(k), _pack(v, tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        return {"list": [_pack(v, tensors) for v in value]}
-    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
-
-
-def _key(key: Any) -> str | int:
-    if not isinstance(key, str | int) or isinstance(key, bool):
-        raise TypeError(f"a checkpoint's keys are strings or integers, got {key!r}")
-    return key
-
-
-def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "int":
-        return int(content)
-    if kind == "float":
-        return float.fromhex(content)
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "array":
-        return tensors[content].numpy()
-    if kind == "dict":
-        return {k: _unpack(v, tensors) for k, v in content}
-    if kind == "list":
-        return [_unpack(v, tensors) for v in content]
-    raise ValueError(f"unknown kind {kind!r}")
-
-
-def _manifest(path: Path) -> dict[str, Any]:
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `path` if the block succeeds, and vanishes if not."""
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
-        sound = manifest["format"] == _FORMAT and isinstance(manifest["info"], dict)
-        files = manifest["files"]
-        sound = sound and all(isinstance(files[n]["bytes"], int) for n in (_ARRAYS, _TREE))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        sound = False
-    if not sound:
-        raise CheckpointError(f"checkpoint {path}: {_MANIFEST} is missing or broken")
-    return manifest  # type: ignore[no-any-return]
-
-
-def _verified(path: Path, name: str, manifest: dict[str, Any]) -> bytes:
-    expected = manifest["files"][name]
+        temporary.mkdir()
+        yield temporary
+        _sync_folder(temporary)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     try:
-        size = (path / name).stat().st_size
-        data = (path / name).read_bytes() if size == expected["bytes"] else b""
+        _sync_folder(path.parent)
     except OSError:
-        raise CheckpointError(f"checkpoint {path}: {name} is missing") from None
-    if hashlib.sha256(data).hexdigest() != expected.get("sha256"):
-        raise CheckpointError(
-            f"checkpoint {path}: {name} does not match its manifest; "
-            "delete this checkpoint to go on from the one before"
-        )
-    return data
+        # Whole, but perhaps not on the disk: the caller hears of a failure, so it must not stay.
+        os.rename(path, temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def _write_file(path: Path, data: bytes) -> None:
@@ -193,9 +178,62 @@ def _write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # Windows cannot open directories, and needs no sync for a rename
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    data = _read_file(path, MANIFEST)
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        seal = manifest.pop("sha256", None)
+        is_intact = _sealed(manifest) == data
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(path, f"{MANIFEST} is not valid") from None
+    if seal is None or not is_intact:
+        raise CheckpointError(path, f"{MANIFEST} does not match its sha256")
+    if manifest.get("format") != FORMAT:
+        problem = f"{MANIFEST} has format {manifest.get('format')!r}, not {FORMAT}"
+        raise CheckpointError(path, problem)
+    files = manifest.get("files")
+    if not isinstance(files, dict) or files.keys() != {TENSORS, STATE} or "info" not in manifest:
+        raise CheckpointError(path, f"{MANIFEST} has other entries than format {FORMAT}")
+    return manifest
+
+
+def _verified(path: Path, file: str, manifest: Mapping[str, Any]) -> bytes:
+    # These very bytes are decoded afterwards, so nothing can change between check and use.
+    data = _read_file(path, file)
+    if manifest["files"][file] != _sum(data):
+        raise CheckpointError(path, f"{file} does not match its sha256")
+    return data
+
+
+def _read_file(path: Path, file: str) -> bytes:
+    try:
+        return (path / file).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise CheckpointError(path, f"{file} is missing") from None
+
+
+def _sum(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest's bytes, its own sha256 included, so that an altered one is noticed too."""
+    return _json({**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()})
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, allow_nan=False) + "\n").encode()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -47,13 +47,15 @@ def plot(
     import matplotlib  # here, because it takes half a second
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     count = len(retention.skills)
     has_curves = any(curves.values())
     left, right = 2.9 + 0.5 * count, 5.6 + 0.15 * count  # inches
     with matplotlib.rc_context({"font.size": 10, "text.color": _INK, "axes.edgecolor": _FAINT}):
         size = (left + right * has_curves, max(4.2, 1.9 + 0.46 * count))
-        figure = Figure(figsize=size, dpi=_DPI, layout="constrained", facecolor="white")
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)  # inches
+        figure = Figure(figsize=size, dpi=_DPI, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.subplots(
             1, 1 + has_curves, squeeze=False, width_ratios=(left, right)[: 1 + has_curves]
@@ -117,7 +119,8 @@ def _draw_curves(
         if points := curves.get(skill):
             steps, success = zip(*points, strict=True)
             style = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _dash(i)}
-            axes.plot(steps, success, label=skill, linewidth=2, clip_on=False, zorder=3, **style)
+            width = 1.3 if len(skills) > _MANY else 1.8
+            axes.plot(steps, success, label=skill, linewidth=width, clip_on=False, **style)
     if ends:
         _draw_periods(axes, skills, ends)
     axes.set_xlim(0, max([x for line in curves.values() for x, _ in line] + list(ends or ())))
