@@ -67,7 +67,7 @@ class PolicyDistillation(Protection):
         observations = learner.visited(self.states)
         with torch.no_grad():
             mean, log_std = learner.gaussian(observations, learner.skill)
-        self.memory[learner.skill] = [observations, mean.clone(), log_std.clone()]
+        self.memory[learner.skill] = [observations, mean.detach().clone(), log_std.detach().clone()]
 
     def state_dict(self) -> dict[str, Any]:
         """The stored states."""

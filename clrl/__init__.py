@@ -4,6 +4,7 @@
 below load them when first used.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from clrl.envs.catalog import register as _register
@@ -11,7 +12,7 @@ from clrl.envs.catalog import register as _register
 if TYPE_CHECKING:
     from clrl.api import evaluate, load
     from clrl.run import Run
-    from clrl.train import resume, train
+    from clrl.trainer import resume, train
 
 __version__ = "0.1.0"
 
@@ -21,8 +22,8 @@ _EXPORTS = {
     "Run": "clrl.run",
     "evaluate": "clrl.api",
     "load": "clrl.api",
-    "resume": "clrl.train",
-    "train": "clrl.train",
+    "resume": "clrl.trainer",
+    "train": "clrl.trainer",
 }
 
 _register()
@@ -31,8 +32,4 @@ _register()
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'clrl' has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(_EXPORTS[name]), name)
-    globals()[name] = value  # over the submodule of the same name that the import left here
-    return value
+    return getattr(import_module(_EXPORTS[name]), name)

@@ -43,7 +43,7 @@ def _fail(message: str) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from clrl.train import train
+    from clrl.trainer import train
 
     protect = [] if options.protect == ["none"] else options.protect
     curriculum = options.curriculum
@@ -62,7 +62,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _resume(options: argparse.Namespace) -> None:
-    from clrl.train import resume
+    from clrl.trainer import resume
 
     _conclude(resume(options.run, quiet=options.json), options.json)
 
@@ -80,7 +80,7 @@ def _show(retention: Any, as_json: bool) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from clrl.config import resolve_device
     from clrl.run import Run
-    from clrl.train import evaluate_run
+    from clrl.trainer import evaluate_run
 
     resolve_device(options.device)
     run = Run.open(options.run)

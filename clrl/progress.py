@@ -71,7 +71,7 @@ class Progress:
             rate = self._rate(steps)
             left = max(0.0, self._total - steps) / max(rate, 1e-9)
             print(
-                f"{self._skill:>8}  {steps / self._total:4.0%}  {rate:,.0f} steps/s  "
+                f"{self._skill:>8}  {min(1.0, steps / self._total):4.0%}  {rate:,.0f} steps/s  "
                 f"{left // 60:.0f}:{left % 60:02.0f} left  {self._success}",
                 flush=True,
             )

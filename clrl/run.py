@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ class Run:
         """
         if path.exists():
             raise FileExistsError(f"{path} exists; choose another --out, or `clrl resume {path}`")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(f"{path.parent} is a file, not a directory") from None
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         temporary.mkdir()
         try:
@@ -81,17 +85,30 @@ class Run:
         return self.path / "checkpoints"
 
     def save_checkpoint(self, step: int, state: dict[str, Any], info: dict[str, Any]) -> None:
-        """Write one checkpoint and drop the older ones that nothing needs.
-
-        A checkpoint that this step has already is left as it is.
-        """
-        path = self.checkpoints / f"{step:09d}"
-        if path.exists():
+        """Write one checkpoint, then drop older ones within a skill that nothing needs."""
+        path = self.checkpoints / checkpoint.name(step)
+        if path.exists():  # damaged, or training would have gone on from it
             shutil.rmtree(path)
         checkpoint.write(path, state, info)
-        passing = [p for p in checkpoint.steps(self.checkpoints) if not checkpoint.info(p)["final"]]
-        for old in passing[:-_KEEP]:
+        for old in self._passing()[:-_KEEP]:
             shutil.rmtree(old)
+
+    def finals(self) -> list[Path]:
+        """Checkpoints before training and at the end of each skill, in order.
+
+        Raises:
+            CheckpointError: one of them has a broken manifest.
+        """
+        return [p for p in checkpoint.steps(self.checkpoints) if checkpoint.info(p)["final"]]
+
+    def _passing(self) -> list[Path]:
+        """Sound checkpoints within a skill; damaged ones stay for a person to look at."""
+        passing = []
+        for path in checkpoint.steps(self.checkpoints):
+            with suppress(checkpoint.CheckpointError):
+                if not checkpoint.info(path)["final"]:
+                    passing.append(path)
+        return passing
 
     def agent(self, path: Path | None = None) -> Any:
         """The agent of a checkpoint, the newest valid one by default, ready to act.

@@ -15,7 +15,7 @@ class Reach(ArmSkill):
 
     name = "reach"
     object = "hand"
-    steps = 300_000
+    steps = 200_000
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Anywhere in a box above the table."""
@@ -37,7 +37,7 @@ class Press(ArmSkill):
     name = "press"
     object = "button"
     mechanism = "button"
-    steps = 400_000
+    steps = 250_000
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the cap is when fully pressed."""
@@ -59,7 +59,7 @@ class Push(ArmSkill):
 
     name = "push"
     object = "puck"
-    steps = 1_000_000
+    steps = 700_000
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """On the table, 8 to 16 cm from the puck."""
@@ -91,7 +91,7 @@ class Drawer(ArmSkill):
     name = "drawer"
     object = "handle"
     mechanism = "drawer"
-    steps = 600_000
+    steps = 200_000
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the handle is when the drawer is open."""
@@ -114,7 +114,7 @@ class Dial(ArmSkill):
     name = "dial"
     object = "peg"
     mechanism = "dial"
-    steps = 600_000
+    steps = 400_000
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the peg is after a turn of 1.0 to 1.8 rad."""
@@ -143,7 +143,7 @@ class Lift(ArmSkill):
 
     name = "lift"
     object = "puck"
-    steps = 1_000_000
+    steps = 700_000
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Above the puck."""

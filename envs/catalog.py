@@ -16,8 +16,8 @@ SKILLS = {
 }
 
 CURRICULA = {
-    "arm3": ("arm-reach", "arm-push", "arm-drawer"),
-    "arm6": ("arm-reach", "arm-push", "arm-drawer", "arm-press", "arm-dial", "arm-lift"),
+    "arm3": ("arm-push", "arm-drawer", "arm-dial"),
+    "arm6": ("arm-push", "arm-drawer", "arm-dial", "arm-press", "arm-lift", "arm-reach"),
 }
 
 
@@ -31,13 +31,10 @@ def make_skill(name: str, **options: Any) -> "Task":
     Raises:
         ValueError: nothing has that name, or it does not take those options.
     """
-    if name in SKILLS:
-        name = SKILLS[name]
-    elif ":" not in name:
-        from clrl.envs.gym_skill import GymSkill
-
-        return GymSkill(name, **options)
-    module, _, attribute = name.partition(":")
+    path = SKILLS.get(name, name)
+    if ":" not in path:
+        path, options = "clrl.envs.gym_skill:GymSkill", {"name": name, **options}
+    module, _, attribute = path.partition(":")
     try:
         skill: Task = getattr(import_module(module), attribute)(**options)
     except (ImportError, AttributeError) as error:

@@ -118,7 +118,7 @@ def evaluate_run(
     """
     start = time.perf_counter()
     rows: list[list[Score]] = []
-    finals = [p for p in checkpoint.steps(run.checkpoints) if checkpoint.info(p)["final"]]
+    finals = run.finals()
     if len(finals) != len(run.curriculum) + 1:
         raise ValueError(
             f"{run.path} has {len(finals)} of {len(run.curriculum) + 1} checkpoints at the end of "

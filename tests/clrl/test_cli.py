@@ -1,0 +1,231 @@
+"""What a person types: answers, and one line with exit status 2 for what cannot be."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import clrl
+from clrl.cli import main
+from clrl.run import Run
+from tests.clrl.test_train import PAIR, PPO
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return clrl.train(PAIR, out=tmp_path_factory.mktemp("runs") / "pair", **PPO)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["arm9"], "unknown curriculum 'arm9'; choose from arm3, arm6"),
+        (["arm-reach,arm-fly"], "unknown skill 'arm-fly'"),
+        (["arm-reach,arm-reach"], "repeats a skill"),
+        (["missing.toml"], "curriculum file missing.toml does not exist"),
+        (["arm3", "--agent", "dqn"], "unknown agent 'dqn'; choose from ppo, sac"),
+        (["arm3", "--protect", "ewk"], "unknown protection 'ewk'; choose from ewc"),
+        (["arm3", "--protect", "ewc", "ewc"], "named twice"),
+        (["arm3", "--protect", "none", "ewc"], "unknown protection 'none'"),
+        (["arm3", "--device", "tpu"], "unknown device 'tpu'; choose from auto, cpu, cuda"),
+        (["arm3", "--device", "cuda"], "device 'cuda'"),
+        (["arm3", "--seed", "-1"], "seed must be a whole number >= 0, got -1"),
+        (["arm3", "--seed", "x"], "invalid int value: 'x'"),
+        (["arm3", "--steps-per-skill", "0"], "steps per skill must be in"),
+        (["arm3", "--steps-per-skill", "9" * 30], "steps per skill must be in"),
+        (["arm3", "--threads", "-2"], "threads must be a whole number >= 0"),
+        (["FrozenLake-v1"], "a curriculum needs a one-dimensional Box"),
+        (["arm3", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+    ],
+)
+def test_bad_requests_are_refused_and_leave_nothing(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, "train", *arguments, "--out", "made")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "skills = [", "not valid toml"),
+        ("a.json", "{", "not valid json"),
+        ("a.toml", "name = 'x'", "needs a list 'skills'"),
+        ("a.toml", "skills = [3]", "needs a list 'skills'"),
+        ("a.toml", "skills = []", "needs a list 'skills'"),
+        ("a.toml", "skills = [{id = 'arm-fly'}]", "unknown skill 'arm-fly'"),
+        ("a.toml", "skills = [{id = 'arm-push', steps = 'many'}]", "must be a whole number"),
+        ("a.toml", "skills = [{id = 'arm-push', steps = -4}]", "budget >= 1"),
+        ("a.toml", "skills = [{id = 'arm-push', speed = 2}]", "skill 'arm-push'"),
+        ("a.toml", "skils = 1\nskills = [{id = 'arm-push'}]", "unknown keys: skils"),
+        ("a.toml", "skills = [{id = 'no_such_module:Skill'}]", "cannot be imported"),
+        ("a.json", '{"skills": [{"id": "Walker2d-v99"}]}', "unknown skill 'Walker2d-v99'"),
+    ],
+)
+def test_bad_curriculum_files_are_refused(
+    name: str, text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    assert message in refused(capsys, "train", str(file), "--out", str(tmp_path / "made"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_curriculum_file_is_read(tmp_path: Path) -> None:
+    from clrl.envs import make_curriculum
+
+    file = tmp_path / "mine.toml"
+    file.write_text("skills = [{id = 'arm-reach', steps = 10}, {id = 'Reacher-v5'}]")
+    curriculum = make_curriculum(str(file))
+    assert curriculum.name == "mine"
+    assert curriculum.names == ["reach", "Reacher-v5"]
+    assert curriculum.steps[0] == 10
+
+
+def test_an_existing_directory_is_left_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in run.path.rglob("*"))
+    line = refused(capsys, "train", "arm3", "--out", str(run.path))
+    assert "exists; choose another --out, or `clrl resume" in line
+    assert sorted(path.name for path in run.path.rglob("*")) == before
+
+
+def test_an_unwritable_place_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, "train", "arm3", "--out", str(tmp_path / "file" / "run"))
+    assert "is a file, not a directory" in line
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clrl import checkpoint
+
+    written, real = 0, os.fsync
+
+    def fsync(descriptor: int) -> None:
+        nonlocal written
+        written += 1
+        if written > 5:  # the first checkpoint is whole
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    line = refused(
+        capsys, "train", "arm-reach", "--steps-per-skill", "100", "--out", str(tmp_path / "run")
+    )
+    assert "No space left on device" in line
+    folder = tmp_path / "run" / "checkpoints"
+    assert checkpoint.newest_valid(folder) is not None
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["run.json", "retention.json"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "altered"])
+def test_a_damaged_run_is_refused(
+    name: str,
+    damage: str,
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    file = copy / name
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_text(file.read_text()[:50])
+    else:
+        file.write_text(file.read_text().replace('"seed"', '"seeds"', 1))
+    if name == "run.json":
+        assert "run.json" in refused(capsys, "resume", str(copy))
+    elif damage != "missing":
+        assert "retention.json" in refused(capsys, "evaluate", str(copy), "--episodes", "1")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "altered"])
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_refused(
+    name: str, damage: str, run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    for folder in (copy / "checkpoints").iterdir():
+        file = folder / name
+        data = file.read_bytes()
+        if damage == "missing":
+            file.unlink()
+        elif damage == "truncated":
+            file.write_bytes(data[: len(data) // 2])
+        else:
+            file.write_bytes(data[:40] + b"x" + data[41:])
+    refused(capsys, "evaluate", str(copy))
+    refused(capsys, "resume", str(copy))
+
+
+def test_an_agent_that_does_not_fit_its_curriculum_is_refused(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    content = json.loads((copy / "run.json").read_text())
+    content["options"]["policy_kwargs"]["net_arch"] = [8]
+    (copy / "run.json").write_text(json.dumps(content))
+    assert "does not fit" in refused(capsys, "evaluate", str(copy))
+    content["options"]["policy_kwargs"]["net_arch"] = [128, 128]
+    content["curriculum"]["skills"] = [{"id": "Reacher-v5"}, {"id": "Pusher-v5"}]
+    (copy / "run.json").write_text(json.dumps(content))
+    assert "does not fit" in refused(capsys, "evaluate", str(copy))
+
+
+def test_no_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for command in ("resume", "evaluate", "play"):
+        assert "is not a run: it has no run.json" in refused(capsys, command, str(tmp_path))
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert "arm3" in content["curricula"]
+    assert "arm-push" in content["skills"]
+    main(["list"])
+    assert "arm-push" in capsys.readouterr().out
+
+
+def test_evaluate_prints_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(run.path), "--episodes", "2", "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert content["protocol"]["episodes"] == 2
+
+
+def test_resuming_a_finished_run_shows_its_result(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["resume", str(run.path)])
+    assert "average performance" in capsys.readouterr().out
+
+
+def test_play_refuses_an_unknown_skill(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no skill 'fly'" in refused(capsys, "play", str(run.path), "--skill", "fly")
+
+
+def test_doctor_tells_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--json"])
+    names = {finding["name"] for finding in json.loads(capsys.readouterr().out)}
+    assert names >= {"mujoco", "torch", "renderer", "cuda"}

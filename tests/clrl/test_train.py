@@ -1,0 +1,195 @@
+"""A run from beginning to end: what it leaves, how it resumes, what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import clrl
+from clrl import checkpoint
+from clrl.envs import Curriculum, make_curriculum
+from clrl.run import Run
+from clrl.trainer import evaluate_run
+
+SMALL: dict[str, Any] = {
+    "steps_per_skill": 768,
+    "worlds": 4,
+    "threads": 1,
+    "episodes": 4,
+    "quiet": True,
+}
+PPO: dict[str, Any] = SMALL | {"n_steps": 32, "batch_size": 64, "n_epochs": 2}
+SAC: dict[str, Any] = SMALL | {"learning_starts": 100, "gradient_steps": 1, "batch_size": 32}
+PAIR = ["arm-reach", "arm-press"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return clrl.train(PAIR, out=tmp_path_factory.mktemp("runs") / "pair", **PPO)
+
+
+def final_state(run: Run) -> dict[str, Any]:
+    path = checkpoint.newest_valid(run.checkpoints)
+    assert path is not None
+    state: dict[str, Any] = checkpoint.read(path)[0]["agent"]
+    return state
+
+
+def same_weights(a: Run, b: Run) -> bool:
+    one, two = (final_state(run)["policy"] for run in (a, b))
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_a_run_leaves_what_the_design_says(finished: Run) -> None:
+    names = {path.name for path in finished.path.iterdir()}
+    assert names >= {"run.json", "progress.csv", "tb", "checkpoints", "retention.json"}
+    assert (finished.path / "retention.png").read_bytes().startswith(b"\x89PNG")
+    assert list((finished.path / "tb").glob("events*"))
+    result = json.loads((finished.path / "retention.json").read_text())
+    assert result["skills"] == ["reach", "press"]
+    assert np.shape(result["success"]) == (3, 2)
+    assert result["cost"]["env_steps"] == 2 * 768
+    assert result["protections"] == ["ewc", "distill", "replay"]
+    header = (finished.path / "progress.csv").read_text().splitlines()[0]
+    assert "success/reach" in header
+    assert not any(
+        "pickle" in p.suffix or p.suffix in (".pkl", ".pt", ".zip")
+        for p in finished.path.rglob("*")
+    )
+
+
+def test_evaluating_the_checkpoints_gives_the_same_matrix(finished: Run) -> None:
+    again = evaluate_run(finished, episodes=4, quiet=True)
+    assert again.success == finished.retention().success
+    assert again.returns == finished.retention().returns
+
+
+def test_the_loaded_agent_acts(finished: Run) -> None:
+    agent = clrl.load(finished.path)
+    assert agent.act(np.zeros(23, np.float32), skill="press").shape == (4,)
+
+
+@pytest.mark.parametrize("kind", ["ppo", "sac"])
+def test_the_same_seed_trains_the_same_agent(kind: str, tmp_path: Path) -> None:
+    options = PPO if kind == "ppo" else SAC
+    runs = [clrl.train(PAIR, kind, out=tmp_path / name, **options) for name in ("a", "b")]
+    assert same_weights(*runs)
+    other = clrl.train(PAIR, kind, seed=1, out=tmp_path / "c", **options)
+    assert not same_weights(runs[0], other)
+
+
+@pytest.mark.parametrize("kind", ["ppo", "sac"])
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_a_stopped_run_resumes_bit_for_bit(
+    kind: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "checkpoint_seconds", 0.0)
+    options = PPO if kind == "ppo" else SAC
+    whole = clrl.train(PAIR, kind, out=tmp_path / "whole", **options)
+    saved = Run.save_checkpoint
+    count = 0
+
+    def save_then_die(self: Run, *args: Any) -> None:
+        nonlocal count
+        saved(self, *args)
+        count += 1
+        if count == stop:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "save_checkpoint", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        clrl.train(PAIR, kind, out=tmp_path / "cut", **options)
+    monkeypatch.setattr(Run, "save_checkpoint", saved)
+    resumed = clrl.resume(tmp_path / "cut", quiet=True)
+    assert same_weights(whole, resumed)
+    assert resumed.retention().success == whole.retention().success
+
+
+def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
+    def command(out: str) -> list[str]:
+        code = (
+            "import clrl; from clrl.run import Run; Run.checkpoint_seconds = 0.0;"
+            f"clrl.train({PAIR!r}, out={str(tmp_path / out)!r}, **{PPO!r})"
+        )
+        return [sys.executable, "-c", code]
+
+    subprocess.run(command("whole"), check=True)
+    victim = subprocess.Popen(command("cut"))
+    folder = tmp_path / "cut" / "checkpoints"
+    while not folder.exists() or len(checkpoint.steps(folder)) < 3:
+        assert victim.poll() is None
+        time.sleep(0.01)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    resumed = clrl.resume(tmp_path / "cut", quiet=True)
+    assert same_weights(Run.open(tmp_path / "whole"), resumed)
+
+
+def test_resume_goes_on_from_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "checkpoint_seconds", 0.0)
+    run = clrl.train(PAIR, out=tmp_path / "run", **PPO)
+    before = final_state(run)["policy"]
+    newest = checkpoint.steps(run.checkpoints)[-1]
+    with open(newest / "state.safetensors", "r+b") as file:
+        file.seek(2000)
+        file.write(b"garbage")
+    resumed = clrl.resume(tmp_path / "run", quiet=True)
+    after = final_state(resumed)["policy"]
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_a_gymnasium_skill_trains_beside_an_arm_skill_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "checkpoint_seconds", 0.0)
+    mixed = ["arm-reach", "Reacher-v5"]
+    whole = clrl.train(mixed, out=tmp_path / "whole", **PPO)
+    cut = tmp_path / "cut"
+    clrl.train(mixed, out=cut, **PPO)
+    last = checkpoint.steps(cut / "checkpoints")[-1]
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    (cut / "retention.json").unlink()
+    assert same_weights(whole, clrl.resume(cut, quiet=True))
+
+
+def test_padded_spaces_hold_every_skill() -> None:
+    mixed = make_curriculum(["arm-reach", "Reacher-v5"])
+    assert mixed.observation_space.shape == (23,)
+    assert mixed.action_space.shape == (4,)
+    env = mixed.vec_env("Reacher-v5", 2)
+    observation = env.reset()
+    assert observation.shape == (2, 23)
+    assert not observation[:, 10:].any()
+
+
+def test_a_nan_keeps_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clrl.agents import NumericalError
+    from clrl.envs.arm_skills import Press
+
+    monkeypatch.setattr(Press, "observe", lambda self, world: torch.full((world.n, 23), torch.nan))
+    with pytest.raises(NumericalError, match="skill 'press': observation is not finite"):
+        clrl.train(PAIR, out=tmp_path / "run", **PPO)
+    newest = checkpoint.newest_valid(tmp_path / "run" / "checkpoints")
+    assert newest is not None
+    assert checkpoint.info(newest)["skills"] == ["reach"]
+
+
+def test_a_curriculum_survives_json() -> None:
+    mixed = make_curriculum(["arm-reach", "Reacher-v5"])
+    again = Curriculum.from_json(json.loads(json.dumps(mixed.to_json())))
+    assert again.names == mixed.names
+    assert again.steps == mixed.steps
