@@ -139,9 +139,7 @@ class Run:
                 agent.load_train_state(state)
             except (KeyError, RuntimeError, TypeError, ValueError) as error:
                 reason = " ".join(str(error).split())
-                raise ValueError(
-                    f"{self.path}: checkpoint and agent do not fit: {reason}"
-                ) from None
+                raise ValueError(f"{self.path}: its checkpoint does not fit: {reason}") from None
         return agent
 
     def retention(self) -> Retention:

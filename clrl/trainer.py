@@ -152,6 +152,8 @@ class _Trainer:
         self.quiet = quiet
         self.position = Position()
         newest = checkpoint.newest_valid(run.checkpoints)
+        if newest is None and checkpoint.steps(run.checkpoints):
+            raise ValueError(f"{run.path} has no valid checkpoint left; train anew")
         state = checkpoint.read(newest)[0] if newest else None
         self.agent = run.build(state["agent"] if state else None)
         if state:
@@ -163,6 +165,15 @@ class _Trainer:
         self._offset = self.position.cost["wall_seconds"]
 
     def finish(self) -> Run:
+        """Train what is left, and write the result."""
+        try:
+            self._learn()
+        finally:
+            self.agent.logger.close()
+        self._conclude()
+        return self.run
+
+    def _learn(self) -> None:
         total = sum(self.curriculum.steps)
         with Progress(total, self.agent.num_timesteps, self.quiet) as progress:
             if not self.position.successes:
@@ -170,9 +181,6 @@ class _Trainer:
                 self._checkpoint(final=True)
             while self.position.skill < len(self.curriculum):
                 self._learn_skill(progress)
-        self.agent.logger.close()
-        self._conclude()
-        return self.run
 
     def _learn_skill(self, progress: Progress) -> None:
         at = self.position

@@ -87,7 +87,8 @@ def evaluate_skill(
         threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
 
     Raises:
-        ValueError: fewer than one episode, or an actor that is none of these.
+        ValueError: fewer than one episode, an actor that is none of these, or an observation that
+            is not finite.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be >= 1, got {episodes}")
@@ -96,6 +97,8 @@ def evaluate_skill(
     env = curriculum.vec_env(skill, math.ceil(episodes / rounds), seed=seed, threads=threads)
     try:
         success, returns = _run(env, act, rounds)
+    except FloatingPointError as error:
+        raise ValueError(f"evaluation of skill {skill!r}: {error}") from None
     finally:
         env.close()
     return Score(success[:episodes], returns[:episodes])
@@ -143,6 +146,8 @@ def _run(env: VecEnv, act: Callable[[Array], Array], rounds: int) -> tuple[Array
     done = np.zeros(env.num_envs, dtype=int)
     observation = env.reset()
     while done.min() < rounds:
+        if not np.isfinite(observation).all():
+            raise FloatingPointError("an observation is not finite")
         observation, _, ended, infos = env.step(act(np.asarray(observation)))
         for i in np.flatnonzero(ended & (done < rounds)):
             success[done[i], i] = infos[i]["is_success"]

@@ -116,7 +116,8 @@ def test_a_stopped_run_resumes_bit_for_bit(
 def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
     def command(out: str) -> list[str]:
         code = (
-            "import clrl; from clrl.run import Run; Run.checkpoint_seconds = 0.0;"
+            "import clrl, clrl.trainer; from clrl.run import Run; Run.checkpoint_seconds = 0.0;"
+            "clrl.trainer._PROBE_EPISODES = 2;"
             f"clrl.train({PAIR!r}, out={str(tmp_path / out)!r}, **{PPO!r})"
         )
         return [sys.executable, "-c", code]
@@ -178,11 +179,17 @@ def test_a_nan_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from clrl.agents import NumericalError
+    from clrl.envs.arm import ArmSkill
     from clrl.envs.arm_skills import Press
+    from clrl.envs.world import World
 
-    monkeypatch.setattr(Press, "observe", lambda self, world: torch.full((world.n, 23), torch.nan))
+    def observe(self: Press, world: World) -> torch.Tensor:
+        seen = ArmSkill.observe(self, world)
+        return seen * torch.nan if world.n == PPO["worlds"] else seen
+
+    monkeypatch.setattr(Press, "observe", observe)
     with pytest.raises(NumericalError, match="skill 'press': observation is not finite"):
-        clrl.train(PAIR, out=tmp_path / "run", **PPO)
+        clrl.train(PAIR, out=tmp_path / "run", **PPO | {"episodes": 5})
     newest = checkpoint.newest_valid(tmp_path / "run" / "checkpoints")
     assert newest is not None
     assert checkpoint.info(newest)["skills"] == ["reach"]
