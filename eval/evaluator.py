@@ -144,7 +144,7 @@ def _run(env: VecEnv, act: Callable[[Array], Array], rounds: int) -> tuple[Array
     success = np.zeros((rounds, env.num_envs), dtype=bool)
     returns = np.zeros((rounds, env.num_envs))
     done = np.zeros(env.num_envs, dtype=int)
-    observation = env.reset()
+    observation: Any = env.reset()
     while done.min() < rounds:
         if not np.isfinite(observation).all():
             raise FloatingPointError("an observation is not finite")

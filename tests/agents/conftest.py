@@ -25,7 +25,7 @@ def make_agent(
 ) -> Any:
     """A PPO or SAC of the toy task, seed 0."""
     env = env or PointVecEnv()
-    options = {"policy_kwargs": NETS | policy, "seed": 0, "protect": protect or []}
+    options: dict[str, Any] = {"policy_kwargs": NETS | policy, "seed": 0, "protect": protect or []}
     if kind == "ppo":
         return ContinualPPO("MlpPolicy", env, **PPO_OPTIONS, **options)
     return ContinualSAC("MlpPolicy", env, **SAC_OPTIONS, **options)

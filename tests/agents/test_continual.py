@@ -151,13 +151,18 @@ def test_act_takes_one_observation_or_many_and_restores_the_head(kind: str) -> N
 def test_what_sb3_users_do_works(kind: str, tmp_path: Path) -> None:
     agent = make_agent(kind, all_three())
     seen = []
-    agent.learn(60, progress_bar=True, callback=lambda local, _: seen.append(local) is None)
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        seen.append(local)
+        return True
+
+    agent.learn(60, progress_bar=True, callback=watch)
     assert seen
     mean, _ = evaluate_policy(agent, PointVecEnv(), n_eval_episodes=4)
     assert np.isfinite(mean)
     two_skills(agent)
     agent.save(tmp_path / "agent")
-    loaded = (ContinualPPO if kind == "ppo" else ContinualSAC).load(tmp_path / "agent")
+    loaded: Any = (ContinualPPO if kind == "ppo" else ContinualSAC).load(tmp_path / "agent")
     assert equal(weights(loaded), weights(agent))
     observation = np.ones((3, 3), np.float32)
     for skill in agent.skills:

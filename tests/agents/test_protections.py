@@ -27,7 +27,10 @@ class Policy(nn.Module):
         self.second, self.out = nn.Linear(7, 5, bias=False), nn.Linear(5, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.tanh(self.second(torch.relu(self.norm(self.first(x))))))
+        output: torch.Tensor = self.out(
+            torch.tanh(self.second(torch.relu(self.norm(self.first(x)))))
+        )
+        return output
 
     def gaussian(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, log_std = self(x).chunk(2, dim=1)

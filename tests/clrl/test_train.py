@@ -27,13 +27,26 @@ SMALL: dict[str, Any] = {
     "quiet": True,
 }
 PPO: dict[str, Any] = SMALL | {"n_steps": 32, "batch_size": 64, "n_epochs": 2}
-SAC: dict[str, Any] = SMALL | {"learning_starts": 100, "gradient_steps": 1, "batch_size": 32}
+SAC: dict[str, Any] = SMALL | {
+    "steps_per_skill": 240,
+    "learning_starts": 100,
+    "gradient_steps": 1,
+    "batch_size": 32,
+}
+OPTIONS = {"ppo": PPO, "sac": SAC}
 PAIR = ["arm-reach", "arm-press"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return clrl.train(PAIR, out=tmp_path_factory.mktemp("runs") / "pair", **PPO)
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """An undisturbed run of each agent."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {kind: clrl.train(PAIR, kind, out=folder / kind, **OPTIONS[kind]) for kind in OPTIONS}
+
+
+@pytest.fixture(scope="module")
+def finished(whole: dict[str, Run]) -> Run:
+    return whole["ppo"]
 
 
 def final_state(run: Run) -> dict[str, Any]:
@@ -77,23 +90,22 @@ def test_the_loaded_agent_acts(finished: Run) -> None:
     assert agent.act(np.zeros(23, np.float32), skill="press").shape == (4,)
 
 
-@pytest.mark.parametrize("kind", ["ppo", "sac"])
-def test_the_same_seed_trains_the_same_agent(kind: str, tmp_path: Path) -> None:
-    options = PPO if kind == "ppo" else SAC
-    runs = [clrl.train(PAIR, kind, out=tmp_path / name, **options) for name in ("a", "b")]
-    assert same_weights(*runs)
-    other = clrl.train(PAIR, kind, seed=1, out=tmp_path / "c", **options)
-    assert not same_weights(runs[0], other)
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_the_same_seed_trains_the_same_agent(
+    kind: str, whole: dict[str, Run], tmp_path: Path
+) -> None:
+    assert same_weights(whole[kind], clrl.train(PAIR, kind, out=tmp_path / "a", **OPTIONS[kind]))
 
 
-@pytest.mark.parametrize("kind", ["ppo", "sac"])
-@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_another_seed_trains_another_agent(whole: dict[str, Run], tmp_path: Path) -> None:
+    assert not same_weights(whole["ppo"], clrl.train(PAIR, seed=1, out=tmp_path / "a", **PPO))
+
+
+@pytest.mark.parametrize(("kind", "stop"), [("ppo", 1), ("ppo", 4), ("ppo", 9), ("sac", 3)])
 def test_a_stopped_run_resumes_bit_for_bit(
-    kind: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, stop: int, whole: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "checkpoint_seconds", 0.0)
-    options = PPO if kind == "ppo" else SAC
-    whole = clrl.train(PAIR, kind, out=tmp_path / "whole", **options)
     saved = Run.save_checkpoint
     count = 0
 
@@ -106,32 +118,28 @@ def test_a_stopped_run_resumes_bit_for_bit(
 
     monkeypatch.setattr(Run, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt):
-        clrl.train(PAIR, kind, out=tmp_path / "cut", **options)
+        clrl.train(PAIR, kind, out=tmp_path / "cut", **OPTIONS[kind])
     monkeypatch.setattr(Run, "save_checkpoint", saved)
     resumed = clrl.resume(tmp_path / "cut", quiet=True)
-    assert same_weights(whole, resumed)
-    assert resumed.retention().success == whole.retention().success
+    assert same_weights(whole[kind], resumed)
+    assert resumed.retention().success == whole[kind].retention().success
 
 
-def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
-    def command(out: str) -> list[str]:
-        code = (
-            "import clrl, clrl.trainer; from clrl.run import Run; Run.checkpoint_seconds = 0.0;"
-            "clrl.trainer._PROBE_EPISODES = 2;"
-            f"clrl.train({PAIR!r}, out={str(tmp_path / out)!r}, **{PPO!r})"
-        )
-        return [sys.executable, "-c", code]
-
-    subprocess.run(command("whole"), check=True)
-    victim = subprocess.Popen(command("cut"))
-    folder = tmp_path / "cut" / "checkpoints"
+def test_a_killed_process_resumes_bit_for_bit(whole: dict[str, Run], tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    code = (
+        "import clrl, clrl.trainer; from clrl.run import Run; Run.checkpoint_seconds = 0.0;"
+        "clrl.trainer._PROBE_EPISODES = 2;"
+        f"clrl.train({PAIR!r}, out={str(out)!r}, **{PPO!r})"
+    )
+    victim = subprocess.Popen([sys.executable, "-c", code])
+    folder = out / "checkpoints"
     while not folder.exists() or len(checkpoint.steps(folder)) < 3:
         assert victim.poll() is None
         time.sleep(0.01)
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
-    resumed = clrl.resume(tmp_path / "cut", quiet=True)
-    assert same_weights(Run.open(tmp_path / "whole"), resumed)
+    assert same_weights(whole["ppo"], clrl.resume(out, quiet=True))
 
 
 def test_resume_goes_on_from_the_last_good_checkpoint(
@@ -169,8 +177,7 @@ def test_padded_spaces_hold_every_skill() -> None:
     mixed = make_curriculum(["arm-reach", "Reacher-v5"])
     assert mixed.observation_space.shape == (23,)
     assert mixed.action_space.shape == (4,)
-    env = mixed.vec_env("Reacher-v5", 2)
-    observation = env.reset()
+    observation: Any = mixed.vec_env("Reacher-v5", 2).reset()
     assert observation.shape == (2, 23)
     assert not observation[:, 10:].any()
 

@@ -1,5 +1,7 @@
 """Worlds: n copies behave like n single simulations, and continue bit for bit."""
 
+from typing import Any
+
 import mujoco
 import numpy as np
 import pytest
@@ -45,8 +47,7 @@ def test_each_copy_is_a_single_simulation_to_the_bit() -> None:
 def test_threads_do_not_change_the_result() -> None:
     states = []
     for threads in (1, 2):
-        skill = make_skill("arm-push")
-        env = skill.vec_env(6, seed=3, threads=threads)
+        env: Any = make_skill("arm-push").vec_env(6, seed=3, threads=threads)
         env.reset()
         rng = np.random.default_rng(0)
         for _ in range(10):
@@ -103,13 +104,13 @@ def test_a_parameter_per_copy_changes_its_dynamics_only() -> None:
 def test_state_continues_bit_for_bit_in_another_world() -> None:
     skill = make_skill("arm-lift")
     assert isinstance(skill, Skill)
-    first = skill.vec_env(5, seed=1, threads=1)
+    first: Any = skill.vec_env(5, seed=1, threads=1)
     first.reset()
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (40, 5, 4)).astype(np.float32)
     for action in actions[:20]:
         first.step(action)
-    second = skill.vec_env(5, seed=99, threads=1)
+    second: Any = skill.vec_env(5, seed=99, threads=1)
     second.reset()
     second.set_state(first.get_state())
     for action in actions[20:]:
