@@ -70,17 +70,14 @@ class ArmSkill(Skill):
     def reset(self, world: World, mask: Tensor, random: Tensor) -> None:
         """Scatter hand, puck and fixtures, then place the skill's goal."""
         qpos, fixtures = world.field("qpos"), world.field("mocap_pos")
-        place = {name: fixtures[mask, world.mocap(name)] for name in _FIXTURES}
-        joints = qpos[mask]
+        joints, place = qpos[mask], fixtures[mask]
         joints[:, :3] += between(random[:, 0:3], *_HAND_JITTER)
         puck = world.joint("puck")
         joints[:, puck : puck + 2] = between(random[:, 3:5], *_PUCK)
-        place["cabinet"][:, 1] = between(random[:, 5], *_CABINET_Y)
-        place["dial_stand"][:, :2] = between(random[:, 6:8], *_DIAL)
-        place["button_stand"][:, :2] = between(random[:, 8:10], *_BUTTON)
-        qpos[mask] = joints
-        for name, position in place.items():
-            fixtures[mask, world.mocap(name)] = position
+        place[:, world.mocap("cabinet"), 1] = between(random[:, 5], *_CABINET_Y)
+        place[:, world.mocap("dial_stand"), :2] = between(random[:, 6:8], *_DIAL)
+        place[:, world.mocap("button_stand"), :2] = between(random[:, 8:10], *_BUTTON)
+        qpos[mask], fixtures[mask] = joints, place
         world.forward(mask)
         goal = self.goal(world, mask, random[:, _SCENE_DRAWS:])
         fixtures[mask, world.mocap("goal")] = goal
@@ -91,10 +88,9 @@ class ArmSkill(Skill):
 
     def act(self, world: World, action: Tensor) -> None:
         """Aim the hand controller and the fingers."""
-        low, high = (torch.tensor(corner, dtype=torch.float64) for corner in _WORKSPACE)
         ctrl = world.field("ctrl")
         target = world.sensor("hand_position") + _REACH * action[:, :3]
-        ctrl[:, 0:3] = torch.clamp(target, low, high)
+        ctrl[:, 0:3] = torch.clamp(target, *map(constant, _WORKSPACE))
         ctrl[:, 6:8] = (0.5 * OPEN * (1.0 - action[:, 3]))[:, None]
 
     def observe(self, world: World) -> Tensor:
@@ -140,9 +136,6 @@ class ArmSkill(Skill):
         return (world.field("qpos")[:, world.joint(self.mechanism)] - start) / (end - start)
 
 
-_FIXTURES = ("cabinet", "dial_stand", "button_stand")
-
-
 def near(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """1 where two points of shape (n, 3) meet, 0.24 at a distance of `scale` m, 0 far away."""
     return 1.0 - torch.tanh((a - b).square().sum(dim=1).sqrt() / scale)
@@ -157,8 +150,14 @@ def between(
     random: Tensor, low: float | tuple[float, ...], high: float | tuple[float, ...]
 ) -> Tensor:
     """Map numbers in [0, 1) to [low, high)."""
-    floor = torch.tensor(low, dtype=torch.float64)
-    return floor + random * (torch.tensor(high, dtype=torch.float64) - floor)
+    floor = constant(low)
+    return floor + random * (constant(high) - floor)
+
+
+@cache
+def constant(values: float | tuple[float, ...]) -> Tensor:
+    """Fixed numbers as a tensor, made once; not to be written to."""
+    return torch.tensor(values, dtype=torch.float64)
 
 
 @cache

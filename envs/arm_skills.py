@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from clrl.envs.arm import OPEN, ArmSkill, between, near, within
+from clrl.envs.arm import OPEN, ArmSkill, between, constant, near, within
 from clrl.envs.skill import Terms
 from clrl.envs.world import World
 
@@ -42,7 +42,7 @@ class Press(ArmSkill):
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the cap is when fully pressed."""
         end = float(world.model.joint("button").range[1])
-        return self.position(world)[mask] - torch.tensor((0.0, 0.0, end), dtype=torch.float64)
+        return self.position(world)[mask] - constant((0.0, 0.0, end))
 
     def reward(self, world: World) -> Terms:
         """Be at the button, then press it."""
@@ -95,11 +95,11 @@ class Drawer(ArmSkill):
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the handle is when the drawer is open."""
-        return self.position(world)[mask] - torch.tensor((0.13, 0.0, 0.0), dtype=torch.float64)
+        return self.position(world)[mask] - constant((0.13, 0.0, 0.0))
 
     def reward(self, world: World) -> Terms:
         """Have the fingers behind the handle, then have the drawer open."""
-        behind = self.position(world) + torch.tensor((0.02, 0.0, 0.0), dtype=torch.float64)
+        behind = self.position(world) + constant((0.02, 0.0, 0.0))
         opened = (self.travel(world) * 0.16 / 0.13).clamp(0.0, 1.0)
         return {"near": 0.4 * near(self.hand(world), behind, 0.15), "opened": 0.6 * opened}
 
@@ -147,7 +147,7 @@ class Lift(ArmSkill):
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Above the puck."""
-        return self.position(world)[mask] + torch.tensor((0.0, 0.0, 0.14), dtype=torch.float64)
+        return self.position(world)[mask] + constant((0.0, 0.0, 0.14))
 
     def reward(self, world: World) -> Terms:
         """Be around the puck, close the fingers on it, have it high."""

@@ -21,6 +21,7 @@ class CpuWorld(World):
     """A `World` on `mujoco.batch.Batch`; its tensors are float64 views of the batch's memory."""
 
     def __init__(self, model: mujoco.MjModel, n: int, threads: int = 0) -> None:
+        super().__init__()
         self.model = model
         self.n = n
         self.device = torch.device("cpu")

@@ -24,6 +24,10 @@ class World(ABC):
     n: int
     device: torch.device
 
+    def __init__(self) -> None:
+        self._sensors: dict[str, Tensor] = {}
+        self._indices: dict[tuple[str, str], int] = {}
+
     @abstractmethod
     def field(self, name: str) -> Tensor:
         """An MjData field by its MuJoCo name, shape (n, ...), live."""
@@ -72,17 +76,25 @@ class World(ABC):
 
     def sensor(self, name: str) -> Tensor:
         """One named sensor, shape (n, dim), a live slice of `sensordata`."""
-        sensor = self.model.sensor(name)
-        start = int(sensor.adr[0])
-        return self.field("sensordata")[:, start : start + int(sensor.dim[0])]
+        if name not in self._sensors:
+            sensor = self.model.sensor(name)
+            start = int(sensor.adr[0])
+            self._sensors[name] = self.field("sensordata")[:, start : start + int(sensor.dim[0])]
+        return self._sensors[name]
 
     def joint(self, name: str) -> int:
         """Index in `qpos` of a joint's first coordinate."""
-        return int(self.model.joint(name).qposadr[0])
+        return self._index("joint", name, "qposadr")
 
     def mocap(self, body: str) -> int:
         """Index in `mocap_pos` and `mocap_quat` of a mocap body."""
-        return int(self.model.body(body).mocapid[0])
+        return self._index("body", body, "mocapid")
+
+    def _index(self, kind: str, name: str, attribute: str) -> int:
+        key = (kind, name)
+        if key not in self._indices:  # looking a name up takes as long as a tensor operation
+            self._indices[key] = int(getattr(getattr(self.model, kind)(name), attribute)[0])
+        return self._indices[key]
 
 
 def make_world(model: mujoco.MjModel, n: int, device: str = "cpu", threads: int = 0) -> World:
