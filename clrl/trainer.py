@@ -151,6 +151,7 @@ class _Trainer:
         self.curriculum = run.curriculum
         self.quiet = quiet
         self.position = Position()
+        checkpoint.clean(run.checkpoints)
         newest = checkpoint.newest_valid(run.checkpoints)
         if newest is None and checkpoint.steps(run.checkpoints):
             raise ValueError(f"{run.path} has no valid checkpoint left; train anew")

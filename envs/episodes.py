@@ -56,6 +56,7 @@ class Episodes:
         self._seed.copy_(seed)
         self._episode.zero_()
 
+    @torch.inference_mode()
     def reset(self, mask: Tensor | None = None) -> Tensor:
         """Start new episodes in masked worlds, or in all; returns all observations (n, obs)."""
         mask = self._every if mask is None else mask
@@ -69,6 +70,7 @@ class Episodes:
         self.returns.masked_fill_(mask, 0.0)
         return self.skill.observe(self.world).float()
 
+    @torch.inference_mode()
     def step(self, action: Tensor) -> Step:
         """Take one control step in every world with actions of shape (n, act)."""
         self.skill.act(self.world, action.clamp(-1.0, 1.0))
