@@ -33,6 +33,6 @@ def evaluate(path: str | Path, *, episodes: int = 100, seed: int = 1000) -> Rete
     Raises:
         ValueError: there is no run, or a checkpoint is missing or broken.
     """
-    from clrl.trainer import evaluate_run
+    from clrl.measure import evaluate_run
 
     return evaluate_run(Run.open(path), episodes=episodes, seed=seed, quiet=True)

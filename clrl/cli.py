@@ -79,8 +79,8 @@ def _show(retention: Any, as_json: bool) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from clrl.config import resolve_device
+    from clrl.measure import evaluate_run
     from clrl.run import Run
-    from clrl.trainer import evaluate_run
 
     resolve_device(options.device)
     run = Run.open(options.run)

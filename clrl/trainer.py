@@ -9,16 +9,15 @@ from typing import Any
 import torch
 
 from clrl import checkpoint
-from clrl.config import resolve, versions
+from clrl.config import resolve
 from clrl.envs.curriculum import Curriculum, make_curriculum
-from clrl.eval.evaluator import Score, evaluate_skill
-from clrl.eval.retention import Retention
+from clrl.eval.evaluator import evaluate_skill
+from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
 from clrl.progress import Progress, make_logger
 from clrl.run import Run
 
 _PROBES = 8  # looks at all skills so far while one is trained, for the learning curves
 _PROBE_EPISODES = 32
-EVAL_SEED = 1000
 
 
 @dataclass
@@ -106,40 +105,6 @@ def resume(path: str | Path, curriculum: Curriculum | None = None, *, quiet: boo
         ValueError: there is no run, or it is broken.
     """
     return _Trainer(Run.open(path, curriculum), quiet).finish()
-
-
-def evaluate_run(
-    run: Run, *, episodes: int = 100, seed: int = EVAL_SEED, quiet: bool = False
-) -> Retention:
-    """Measure retention from a run's checkpoints, apart from its training.
-
-    Raises:
-        ValueError: a checkpoint at the end of a skill is missing or broken.
-    """
-    start = time.perf_counter()
-    rows: list[list[Score]] = []
-    finals = run.finals()
-    if len(finals) != len(run.curriculum) + 1:
-        raise ValueError(
-            f"{run.path} has {len(finals)} of {len(run.curriculum) + 1} checkpoints at the end of "
-            f"a skill; finish it with `clrl resume {run.path}`"
-        )
-    for path in finals:
-        agent = run.agent(path)
-        rows.append(_row(run, agent, episodes, seed))
-        if not quiet:
-            print(
-                f"{path.name}: "
-                + ", ".join(
-                    f"{name} {score.rate:.0%}"
-                    for name, score in zip(run.curriculum.names, rows[-1], strict=True)
-                )
-            )
-    cost = run.retention().cost if (run.path / "retention.json").exists() else {}
-    cost = {**_cost(agent), **cost, "eval_seconds": time.perf_counter() - start}
-    successes = [[int(score.success.sum()) for score in row] for row in rows]
-    returns = [[float(score.returns.mean()) for score in row] for row in rows]
-    return _retention(run, successes, returns, cost, episodes, seed)
 
 
 class _Trainer:
@@ -244,7 +209,7 @@ class _Trainer:
     def _evaluate(self) -> None:
         """Append a row to the matrix."""
         start = time.perf_counter()
-        row = _row(self.run, self.agent, self.run.config.episodes, EVAL_SEED)
+        row = measure_row(self.run, self.agent, self.run.config.episodes, EVAL_SEED)
         self.position.successes.append([int(score.success.sum()) for score in row])
         self.position.returns.append([float(score.returns.mean()) for score in row])
         self.position.cost["eval_seconds"] += time.perf_counter() - start
@@ -269,73 +234,14 @@ class _Trainer:
         from clrl.eval.figure import plot
 
         at = self.position
-        result = _retention(
+        result = make_retention(
             self.run,
             at.successes,
             at.returns,
-            {**_cost(self.agent), **at.cost},
+            {**measure_cost(self.agent), **at.cost},
             self.run.config.episodes,
             EVAL_SEED,
         )
         curves = {name: [(int(x), y) for x, y in c] for name, c in at.curves.items()}
         plot(result, curves, self.run.path / "retention.png", ends=at.ends)
         result.save(self.run.path / "retention.json")
-
-
-def _row(run: Run, agent: Any, episodes: int, seed: int) -> list[Score]:
-    """Scores on every skill; a skill not begun is tried with the newest head."""
-    row = []
-    for name in run.curriculum.names:
-        actor = agent.for_skill(name) if name in agent.skills else agent.newest()
-        row.append(
-            evaluate_skill(
-                actor,
-                run.curriculum,
-                name,
-                episodes=episodes,
-                seed=seed,
-                threads=run.config.threads,
-            )
-        )
-    return row
-
-
-def _cost(agent: Any) -> dict[str, float]:
-    return {
-        "env_steps": agent.num_timesteps,
-        "updates": agent._n_updates,
-        "parameters": sum(p.numel() for p in agent.policy.parameters()),
-        "protection_bytes": agent.protection_bytes,
-        "protection_seconds": agent.protection_seconds,
-    }
-
-
-def _retention(
-    run: Run,
-    successes: list[list[int]],
-    returns: list[list[float]],
-    cost: dict[str, float],
-    episodes: int,
-    seed: int,
-) -> Retention:
-    config = run.config
-    horizons = {skill.horizon for skill in run.curriculum}
-    return Retention.measured(
-        curriculum=run.curriculum.name,
-        skills=run.curriculum.names,
-        agent=config.agent,
-        protections=list(config.protect),
-        seed=config.seed,
-        protocol={
-            "episodes": episodes,
-            "horizon": horizons.pop() if len(horizons) == 1 else max(horizons),
-            "success": "any-step",
-            "deterministic": True,
-            "seed": seed,
-            "device": config.device,
-        },
-        successes=successes,
-        returns=returns,
-        cost=cost,
-        versions=versions(),
-    )

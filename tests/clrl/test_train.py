@@ -16,8 +16,8 @@ import torch
 import clrl
 from clrl import checkpoint
 from clrl.envs import Curriculum, make_curriculum
+from clrl.measure import evaluate_run
 from clrl.run import Run
-from clrl.trainer import evaluate_run
 
 SMALL: dict[str, Any] = {
     "steps_per_skill": 768,

@@ -1,0 +1,106 @@
+"""Measures a run: rows of its matrix, its cost, and the result they make."""
+
+import time
+from typing import Any
+
+from clrl.config import versions
+from clrl.eval.evaluator import Score, evaluate_skill
+from clrl.eval.retention import Retention
+from clrl.run import Run
+
+EVAL_SEED = 1000  # of the episodes' starts, the same for every run
+
+
+def evaluate_run(
+    run: Run, *, episodes: int = 100, seed: int = EVAL_SEED, quiet: bool = False
+) -> Retention:
+    """Measure retention from a run's checkpoints, apart from its training.
+
+    Raises:
+        ValueError: a checkpoint at the end of a skill is missing or broken.
+    """
+    start = time.perf_counter()
+    rows: list[list[Score]] = []
+    finals = run.finals()
+    if len(finals) != len(run.curriculum) + 1:
+        raise ValueError(
+            f"{run.path} has {len(finals)} of {len(run.curriculum) + 1} checkpoints at the end of "
+            f"a skill; finish it with `clrl resume {run.path}`"
+        )
+    for path in finals:
+        agent = run.agent(path)
+        rows.append(measure_row(run, agent, episodes, seed))
+        if not quiet:
+            print(
+                f"{path.name}: "
+                + ", ".join(
+                    f"{name} {score.rate:.0%}"
+                    for name, score in zip(run.curriculum.names, rows[-1], strict=True)
+                )
+            )
+    cost = run.retention().cost if (run.path / "retention.json").exists() else {}
+    cost = {**measure_cost(agent), **cost, "eval_seconds": time.perf_counter() - start}
+    successes = [[int(score.success.sum()) for score in row] for row in rows]
+    returns = [[float(score.returns.mean()) for score in row] for row in rows]
+    return make_retention(run, successes, returns, cost, episodes, seed)
+
+
+def measure_row(run: Run, agent: Any, episodes: int, seed: int) -> list[Score]:
+    """Scores on every skill; a skill not begun is tried with the newest head."""
+    row = []
+    for name in run.curriculum.names:
+        actor = agent.for_skill(name) if name in agent.skills else agent.newest()
+        row.append(
+            evaluate_skill(
+                actor,
+                run.curriculum,
+                name,
+                episodes=episodes,
+                seed=seed,
+                threads=run.config.threads,
+            )
+        )
+    return row
+
+
+def measure_cost(agent: Any) -> dict[str, float]:
+    """What an agent took, but for seconds."""
+    return {
+        "env_steps": agent.num_timesteps,
+        "updates": agent._n_updates,
+        "parameters": sum(p.numel() for p in agent.policy.parameters()),
+        "protection_bytes": agent.protection_bytes,
+        "protection_seconds": agent.protection_seconds,
+    }
+
+
+def make_retention(
+    run: Run,
+    successes: list[list[int]],
+    returns: list[list[float]],
+    cost: dict[str, float],
+    episodes: int,
+    seed: int,
+) -> Retention:
+    """The result of counted episodes; the protocol and the rest come from the run."""
+    config = run.config
+    horizons = {skill.horizon for skill in run.curriculum}
+    return Retention.measured(
+        curriculum=run.curriculum.name,
+        skills=run.curriculum.names,
+        agent=config.agent,
+        protections=list(config.protect),
+        seed=config.seed,
+        protocol={
+            "episodes": episodes,
+            "horizon": horizons.pop() if len(horizons) == 1 else max(horizons),
+            "success": "any-step",
+            "deterministic": True,
+            "seed": seed,
+            "device": config.device,
+        },
+        successes=successes,
+        returns=returns,
+        cost=cost,
+        versions=versions(),
+    )
