@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from clrl import checkpoint
 from clrl.config import versions
 from clrl.eval.evaluator import Score, evaluate_skill
 from clrl.eval.retention import Retention
@@ -28,18 +29,14 @@ def evaluate_run(
             f"a skill; finish it with `clrl resume {run.path}`"
         )
     for path in finals:
-        agent = run.agent(path)
+        state, _ = checkpoint.read(path)
+        agent = run.build(state["agent"])
         rows.append(measure_row(run, agent, episodes, seed))
         if not quiet:
-            print(
-                f"{path.name}: "
-                + ", ".join(
-                    f"{name} {score.rate:.0%}"
-                    for name, score in zip(run.curriculum.names, rows[-1], strict=True)
-                )
-            )
-    cost = run.retention().cost if (run.path / "retention.json").exists() else {}
-    cost = {**measure_cost(agent), **cost, "eval_seconds": time.perf_counter() - start}
+            pairs = zip(run.curriculum.names, rows[-1], strict=True)
+            print(f"{path.name}:", *(f"{name} {score.rate:.0%}" for name, score in pairs))
+    cost = measure_cost(agent) | state["position"]["cost"]
+    cost["eval_seconds"] = time.perf_counter() - start
     successes = [[int(score.success.sum()) for score in row] for row in rows]
     returns = [[float(score.returns.mean()) for score in row] for row in rows]
     return make_retention(run, successes, returns, cost, episodes, seed)

@@ -135,28 +135,32 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(
     assert not list(folder.glob(".*"))
 
 
-@pytest.mark.parametrize("name", ["run.json", "retention.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "altered"])
 def test_a_damaged_run_is_refused(
-    name: str,
-    damage: str,
-    run: Run,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    damage: str, run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run.path, copy)
-    file = copy / name
+    file = copy / "run.json"
     if damage == "missing":
         file.unlink()
     elif damage == "truncated":
         file.write_text(file.read_text()[:50])
     else:
         file.write_text(file.read_text().replace('"seed"', '"seeds"', 1))
-    if name == "run.json":
-        assert "run.json" in refused(capsys, "resume", str(copy))
-    elif damage != "missing":
-        assert "retention.json" in refused(capsys, "evaluate", str(copy), "--episodes", "1")
+    for command in ("resume", "evaluate", "play"):
+        assert "run.json" in refused(capsys, command, str(copy))
+
+
+def test_evaluate_needs_no_result_but_a_damaged_one_is_refused(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    file = copy / "retention.json"
+    file.write_text(file.read_text().replace("0.0", "0.5", 1))
+    with pytest.raises(ValueError, match=r"retention\.json"):
+        Run.open(copy).retention()
+    file.unlink()
+    main(["evaluate", str(copy), "--episodes", "1"])
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "altered"])
