@@ -89,6 +89,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _play(options: argparse.Namespace) -> None:
+    from clrl.envs.opengl import choose_backend
+
+    choose_backend()
     from clrl.play import play
 
     for path in play(Path(options.run), options.skill, options.episodes):

@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from clrl.envs.rendering import ADVICE, choose_backend
+from clrl.envs.opengl import ADVICE, choose_backend
 
 _NEEDED = ("mujoco", "torch", "stable_baselines3", "gymnasium", "safetensors", "numpy")
 _EXTRAS = {"metaworld": "metaworld", "mujoco-warp": "gpu", "onnxruntime": "export", "ray": "sweep"}

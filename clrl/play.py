@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from clrl.envs.rendering import Camera, choose_backend
+from clrl.envs.rendering import Camera
 from clrl.run import Run
 
 
@@ -19,7 +19,6 @@ def play(path: Path, skill: str | None = None, episodes: int = 3) -> list[Path]:
         ValueError: no such run, skill or number.
         RenderError: there is nothing to draw with.
     """
-    choose_backend()
     if episodes < 1:
         raise ValueError(f"episodes must be >= 1, got {episodes}")
     run = Run.open(path)
@@ -37,10 +36,10 @@ def _film(run: Run, agent: Any, name: str, episodes: int) -> Path:
 
     skill: Any = run.curriculum[name]
     target = run.path / "videos" / f"{name}.mp4"
-    target.parent.mkdir(exist_ok=True)
     env: Any = run.curriculum.vec_env(name, 1, seed=0, threads=1)
     camera = Camera(skill.model)
     policy = agent.for_skill(name)
+    target.parent.mkdir(exist_ok=True)
     try:
         writer: Any = imageio.get_writer(target, fps=round(1.0 / skill.dt), macro_block_size=1)
         with writer as video:

@@ -1,31 +1,17 @@
 """Pictures of a world, and a clear word where there is nothing to draw with."""
 
-import os
-import sys
-from ctypes.util import find_library
 from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from clrl.envs.opengl import ADVICE
 from clrl.envs.world import World
-
-ADVICE = "install one (apt-get install libosmesa6) and set MUJOCO_GL=osmesa, or MUJOCO_GL=egl"
 
 
 class RenderError(RuntimeError):
     """There is no OpenGL to draw with."""
-
-
-def choose_backend() -> None:
-    """Set MUJOCO_GL where the user did not and there is no display; call before MuJoCo loads."""
-    if sys.platform != "linux" or os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY"):
-        return
-    for library, backend in (("OSMesa", "osmesa"), ("EGL", "egl")):
-        if find_library(library):
-            os.environ["MUJOCO_GL"] = backend
-            return
 
 
 class Camera:

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -227,6 +230,35 @@ def test_resuming_a_finished_run_shows_its_result(
 
 def test_play_refuses_an_unknown_skill(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no skill 'fly'" in refused(capsys, "play", str(run.path), "--skill", "fly")
+
+
+def play(run: Run, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clrl", "play", str(run.path), "--skill", "reach"]
+    clean = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "DISPLAY")}
+    return subprocess.run(
+        [*command, "--episodes", "1"],
+        env=clean | environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(find_library("OSMesa") is None, reason="no software OpenGL here")
+def test_play_films_without_a_display(run: Run) -> None:
+    assert play(run).returncode == 0
+    assert (run.path / "videos" / "reach.mp4").stat().st_size > 1000
+
+
+def test_play_says_what_is_missing_and_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("videos"))
+    result = play(Run.open(copy), MUJOCO_GL="glfw")
+    assert result.returncode == 2
+    assert "no OpenGL renderer" in result.stderr.splitlines()[-1]
+    assert "MUJOCO_GL=osmesa" in result.stderr.splitlines()[-1]
+    assert not (copy / "videos").exists()
 
 
 def test_doctor_tells_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
