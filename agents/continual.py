@@ -188,7 +188,8 @@ class Continual(_Base):
     def _protect(self, hook: str) -> None:
         start = time.perf_counter()
         for protection in self.protections:
-            getattr(protection, hook)(self)
+            if protection.strength > 0.0:
+                getattr(protection, hook)(self)
         self.protection_seconds += time.perf_counter() - start
 
     def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:

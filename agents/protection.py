@@ -45,7 +45,9 @@ class Protection:
 
     Every hook does nothing, so that a subclass states only what it does. Protections compose by
     being listed; none knows which others there are. A protection owns its state and its random
-    numbers: at strength 0 training is the unprotected one to the bit.
+    numbers: at strength 0 no hook is called, and training is the unprotected one to the bit. One
+    that remembers anything extends `state_dict` and `load_state_dict`, or a resumed run goes on
+    without it.
     """
 
     def __init__(self, strength: float = 1.0, seed: int = 0) -> None:

@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+from clrl.envs.curriculum import Curriculum
 from clrl.eval.retention import Retention
 from clrl.run import Run
 
 
-def load(path: str | Path) -> Any:
+def load(path: str | Path, curriculum: Curriculum | None = None) -> Any:
     """The agent of a run as its newest checkpoint has it.
 
     Args:
         path: The run's directory.
+        curriculum: Its curriculum, where its skills cannot be built from their ids.
 
     Returns:
         A `ContinualPPO` or `ContinualSAC`; `agent.act(observation, skill="push")` acts.
@@ -19,7 +21,7 @@ def load(path: str | Path) -> Any:
     Raises:
         ValueError: there is no run, or no checkpoint that can be read.
     """
-    return Run.open(path).agent()
+    return Run.open(path, curriculum).agent()
 
 
 def evaluate(path: str | Path, *, episodes: int = 100, seed: int = 1000) -> Retention:

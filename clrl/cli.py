@@ -46,6 +46,8 @@ def _train(options: argparse.Namespace) -> None:
     from clrl.trainer import train
 
     protect = [] if options.protect == ["none"] else options.protect
+    if protect and "none" in protect:
+        raise ValueError("--protect none stands alone")
     curriculum = options.curriculum
     run = train(
         curriculum,
@@ -83,6 +85,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from clrl.run import Run
 
     resolve_device(options.device)
+    if options.seed < 0:
+        raise ValueError(f"seed must be >= 0, got {options.seed}")
     run = Run.open(options.run)
     result = evaluate_run(run, episodes=options.episodes, seed=options.seed, quiet=options.json)
     _show(result, options.json)
@@ -158,10 +162,15 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=None,
         metavar="NAME",
-        help="protections, or none; all of ewc distill replay by default",
+        help="of `clrl list`, or module:Class; none alone for none; all of `clrl list` by default",
     )
     train.add_argument("--seed", type=int, default=0, help="decides every draw")
-    train.add_argument("--steps-per-skill", type=int, metavar="N", help="budget of each skill")
+    train.add_argument(
+        "--steps-per-skill",
+        type=int,
+        metavar="N",
+        help="budget of each skill, rounded up to whole rollouts",
+    )
     train.add_argument("--out", metavar="DIR", help="the run's directory, which must not exist")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--threads", type=int, metavar="N", help="of the physics; 0 for all cores")

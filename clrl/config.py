@@ -118,6 +118,8 @@ def resolve(
     if agent not in PRESETS:
         raise ValueError(f"unknown agent {agent!r}; choose from {', '.join(PRESETS)}")
     names = DEFAULT_PROTECT if protect is None else protect
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError("protect takes a list of names, such as ['ewc'] or ['module:Class']")
     chosen = {name: dict(names[name]) if isinstance(names, Mapping) else {} for name in names}
     check_protections(list(names))
     preset = PRESETS[agent]

@@ -80,7 +80,8 @@ def train(
         FileExistsError: `out` exists.
         NumericalError: a number that is not finite; the last checkpoint is good.
     """
-    if steps_per_skill is not None and not 1 <= steps_per_skill <= 10**12:
+    whole = isinstance(steps_per_skill, int)
+    if steps_per_skill is not None and not (whole and 1 <= steps_per_skill <= 10**12):
         raise ValueError(f"steps per skill must be in [1, 10^12], got {steps_per_skill}")
     made = make_curriculum(curriculum)
     if steps_per_skill is not None:
@@ -88,7 +89,11 @@ def train(
     config = resolve(
         made.to_json(), agent, protect, seed=seed, device=device, options=dict(options)
     )
-    path = Path(out) if out is not None else Path("runs") / f"{made.name}-{agent}-seed{seed}"
+    path = (
+        Path(out)
+        if out is not None
+        else Path("runs") / f"{made.name}-{agent}-seed{seed}".replace("/", "-")
+    )
     Run(path, config, made).build()  # options that do not fit must not leave a directory
     return _Trainer(Run.create(path, config, made), quiet).finish()
 

@@ -1,6 +1,8 @@
 """Names of the skills and curricula that come with clrl; loads neither torch nor MuJoCo."""
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,7 +48,10 @@ def make_skill(name: str, **options: Any) -> "Task":
 
 def skill_id(kind: type) -> str:
     """The id of a skill's class: its name here, or "module:Class"."""
-    path = f"{kind.__module__}:{kind.__qualname__}"
+    module = kind.__module__
+    if module == "__main__":  # another process finds a script by its file's name
+        module = Path(getattr(sys.modules["__main__"], "__file__", None) or module).stem
+    path = f"{module}:{kind.__qualname__}"
     return next((name for name, known in SKILLS.items() if known == path), path)
 
 

@@ -122,7 +122,10 @@ class Curriculum:
         for table in tables:
             options: dict[str, Any] = dict(table)
             name, budget = options.pop("id"), options.pop("steps", None)
-            skill = make_skill(name, **options)
+            try:
+                skill = make_skill(name, **options)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
             if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool)):
                 raise ValueError(f"{where}: steps of {name!r} must be a whole number")
             skills.append(skill)

@@ -20,6 +20,15 @@ class L2(Protection):
         for weight, anchor in zip(weights, self.anchor or [], strict=False):
             weight.grad.add_(weight.detach() - anchor, alpha=self.strength)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return super().state_dict() | {"anchor": self.anchor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        super().load_state_dict(state)
+        self.anchor = state["anchor"]
+
     def after_skill(self, learner: Any) -> None:
         """Remember the weights."""
         self.anchor = [p.detach().clone() for layer in learner.trunk() for p in layer.parameters()]

@@ -40,7 +40,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["arm3", "--agent", "dqn"], "unknown agent 'dqn'; choose from ppo, sac"),
         (["arm3", "--protect", "ewk"], "unknown protection 'ewk'; choose from ewc"),
         (["arm3", "--protect", "ewc", "ewc"], "named twice"),
-        (["arm3", "--protect", "none", "ewc"], "unknown protection 'none'"),
+        (["arm3", "--protect", "none", "ewc"], "--protect none stands alone"),
         (["arm3", "--device", "tpu"], "unknown device 'tpu'; choose from auto, cpu, cuda"),
         (["arm3", "--device", "cuda"], "device 'cuda'"),
         (["arm3", "--seed", "-1"], "seed must be a whole number >= 0, got -1"),
