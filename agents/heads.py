@@ -188,11 +188,24 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         n_heads: int = 1,
         normalize: bool = False,
         max_skills: int = 20,
+        layer_norm: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Build the policy; arguments as in `MultiHeadPPOPolicy`."""
+        """Build the policy; arguments as in `MultiHeadPPOPolicy`, and one more.
+
+        Args:
+            args: As SB3's `SACPolicy`.
+            multi_head: One head per skill; otherwise one head, told the skill by a one-hot.
+            n_heads: Heads to make room for at once, as loading does.
+            normalize: Normalise observations with statistics per skill.
+            max_skills: Most skills the policy can hold.
+            layer_norm: Layer norm and tanh after the first layer and leaky ReLU after the others,
+                in actor and critics, as Continual World has it (Wolczyk et al., 2021, appendix A).
+            kwargs: As SB3's `SACPolicy`.
+        """
         if kwargs.get("use_sde"):
             raise ValueError("clrl agents work without gSDE")
+        self._layer_norm = layer_norm
         options = self._options(kwargs, multi_head, normalize, max_skills)
         SACPolicy.__init__(self, *args, **options)
         for _ in range(n_heads - 1):
@@ -209,6 +222,11 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
         self._lr = lr_schedule(1)
+        if self._layer_norm:
+            for network in (self.critic, self.critic_target):
+                for layers in network.q_networks:
+                    _normalise(layers)
+            _normalise(self.actor.latent_pi)
         self.actor.mu = Heads(self.actor.mu)
         self.actor.log_std = Heads(self.actor.log_std)
         for critic in (self.critic, self.critic_target):
@@ -246,6 +264,15 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         if self.multi_head:
             return layers
         return [*layers, *self.actor.mu.layers, *self.actor.log_std.layers]
+
+
+def _normalise(layers: Any) -> None:
+    """Put layer norm and tanh after the first of some layers, leaky ReLU after the others."""
+    for i, layer in enumerate(layers):
+        if isinstance(layer, nn.ReLU):
+            layers[i] = nn.LeakyReLU(0.2)
+    layers[1] = nn.Tanh()
+    layers.insert(1, nn.LayerNorm(layers[0].out_features))
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:

@@ -25,6 +25,25 @@ class ContinualSAC(Continual, SAC):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadSACPolicy}
 
+    def __init__(self, *args: Any, explore: str = "random", **kwargs: Any) -> None:
+        """Build the agent.
+
+        Args:
+            args: As SB3's `SAC`.
+            explore: Who acts while a new skill warms up (`learning_starts` steps): "random", or
+                "best-head": the earlier skills' heads take turns, one a world, then the one whose
+                worlds earned most acts in all (Wolczyk et al., "Disentangling Transfer in
+                Continual Reinforcement Learning", NeurIPS 2022, section 4).
+            kwargs: As SB3's `SAC` and `Continual`.
+
+        Raises:
+            ValueError: an unknown way to explore.
+        """
+        if explore not in ("random", "best-head"):
+            raise ValueError(f"explore must be 'random' or 'best-head', got {explore!r}")
+        self.explore = explore
+        super().__init__(*args, **kwargs)
+
     def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, str]]:
         return {
             "actor": (self.actor.optimizer, "update"),
@@ -40,6 +59,32 @@ class ContinualSAC(Continual, SAC):
             with torch.no_grad():
                 self.log_ent_coef.fill_(float(np.log(float(initial))))
             self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Act as SB3 does; a new skill's warm-up may be left to earlier heads."""
+        warming = self.num_timesteps < learning_starts
+        if not (warming and self.explore == "best-head" and self.skill):
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        observations: Any = self._last_obs
+        heads = self._explorers(n_envs)
+        actions = np.empty((n_envs, self.policy.action_space.shape[0]), dtype=np.float32)
+        for head in np.unique(heads):
+            rows = heads == head
+            with self.policy.using(int(head)):
+                actions[rows] = self.predict(observations[rows], deterministic=False)[0]
+        return actions, self.policy.scale_action(actions)
+
+    def _explorers(self, n_envs: int) -> NDArray[Any]:
+        """The head that acts in each world."""
+        turns = np.arange(n_envs) % self.skill
+        buffer: Any = self.replay_buffer
+        if self.num_timesteps - self._skill_start < self.learning_starts // 2 or not buffer.pos:
+            return turns
+        earned = buffer.rewards[: buffer.pos].mean(axis=0)
+        each = [earned[turns == head].mean() for head in np.unique(turns)]
+        return np.full(n_envs, int(np.argmax(each)))
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
         """Collect as SB3 does, its warm-up counted from the skill's start."""

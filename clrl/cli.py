@@ -55,6 +55,8 @@ def _train(options: argparse.Namespace) -> None:
         protect,
         seed=options.seed,
         steps_per_skill=options.steps_per_skill,
+        horizon=options.horizon,
+        success_rule=options.success,
         out=options.out,
         device=options.device,
         quiet=options.json,
@@ -87,8 +89,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     resolve_device(options.device)
     if options.seed < 0:
         raise ValueError(f"seed must be >= 0, got {options.seed}")
-    run = Run.open(options.run)
-    result = evaluate_run(run, episodes=options.episodes, seed=options.seed, quiet=options.json)
+    result = evaluate_run(
+        Run.open(options.run),
+        episodes=options.episodes,
+        seed=options.seed,
+        horizon=options.horizon,
+        success_rule=options.success,
+        quiet=options.json,
+    )
     _show(result, options.json)
 
 
@@ -171,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="budget of each skill, rounded up to whole rollouts",
     )
+    _protocol(train)
     train.add_argument("--out", metavar="DIR", help="the run's directory, which must not exist")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--threads", type=int, metavar="N", help="of the physics; 0 for all cores")
@@ -190,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", help="the run's directory")
     evaluate.add_argument("--episodes", type=int, default=100, help="per skill and checkpoint")
     evaluate.add_argument("--seed", type=int, default=1000, help="of the episodes' starts")
+    _protocol(evaluate)
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
     play = _add(
@@ -207,6 +217,11 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "list", _list, "what there is to train and protect with", "clrl list --json")
     _add(commands, "doctor", _doctor, "versions, devices, and what is missing", "clrl doctor")
     return parser
+
+
+def _protocol(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--horizon", type=int, metavar="N", help="steps of an episode")
+    parser.add_argument("--success", metavar="RULE", help="at any-step, or at the last-step")
 
 
 def _add(

@@ -13,14 +13,29 @@ EVAL_SEED = 1000  # of the episodes' starts, the same for every run
 
 
 def evaluate_run(
-    run: Run, *, episodes: int = 100, seed: int = EVAL_SEED, quiet: bool = False
+    run: Run,
+    *,
+    episodes: int = 100,
+    seed: int = EVAL_SEED,
+    horizon: int | None = None,
+    success_rule: str | None = None,
+    quiet: bool = False,
 ) -> Retention:
     """Measure retention from a run's checkpoints, apart from its training.
+
+    Args:
+        run: What was trained.
+        episodes: Per skill and checkpoint.
+        seed: Of the episodes' starts.
+        horizon: Steps of an episode, in place of the one it was trained with.
+        success_rule: "any-step" or "last-step", likewise.
+        quiet: Print nothing.
 
     Raises:
         ValueError: a checkpoint at the end of a skill is missing or broken.
     """
     start = time.perf_counter()
+    run = Run(run.path, run.config, run.curriculum.under(horizon, success_rule))
     rows: list[list[Score]] = []
     finals = run.finals()
     if len(finals) != len(run.curriculum) + 1:
@@ -81,7 +96,6 @@ def make_retention(
 ) -> Retention:
     """The result of counted episodes; the protocol and the rest come from the run."""
     config = run.config
-    horizons = {skill.horizon for skill in run.curriculum}
     return Retention.measured(
         curriculum=run.curriculum.name,
         skills=run.curriculum.names,
@@ -90,8 +104,7 @@ def make_retention(
         seed=config.seed,
         protocol={
             "episodes": episodes,
-            "horizon": horizons.pop() if len(horizons) == 1 else max(horizons),
-            "success": "any-step",
+            **run.curriculum.protocol,
             "deterministic": True,
             "seed": seed,
             "device": config.device,

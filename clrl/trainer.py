@@ -54,6 +54,8 @@ def train(
     *,
     seed: int = 0,
     steps_per_skill: int | None = None,
+    horizon: int | None = None,
+    success_rule: str | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -67,6 +69,8 @@ def train(
         protect: Names of protections, or names with their options; None for the default three.
         seed: Decides the networks, the worlds and every draw.
         steps_per_skill: Budget of every skill, in place of each skill's own.
+        horizon: Control steps per episode of every skill, in place of each skill's own.
+        success_rule: "any-step" or "last-step", likewise.
         out: The run's directory; `runs/CURRICULUM-AGENT-seedN` by default.
         device: "auto", "cpu" or "cuda".
         quiet: Print nothing.
@@ -83,7 +87,7 @@ def train(
     whole = isinstance(steps_per_skill, int)
     if steps_per_skill is not None and not (whole and 1 <= steps_per_skill <= 10**12):
         raise ValueError(f"steps per skill must be in [1, 10^12], got {steps_per_skill}")
-    made = make_curriculum(curriculum)
+    made = make_curriculum(curriculum).under(horizon, success_rule)
     if steps_per_skill is not None:
         made = Curriculum(made.name, made.skills, steps_per_skill)
     config = resolve(

@@ -91,7 +91,7 @@ class Drawer(ArmSkill):
     name = "drawer"
     object = "handle"
     mechanism = "drawer"
-    steps = 200_000
+    steps = 300_000
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the handle is when the drawer is open."""

@@ -15,34 +15,49 @@ SKILLS = {
     "arm-drawer": "clrl.envs.arm_skills:Drawer",
     "arm-dial": "clrl.envs.arm_skills:Dial",
     "arm-lift": "clrl.envs.arm_skills:Lift",
+    "cw-hammer": "clrl.envs.cw_tools:Hammer",
+    "cw-push-wall": "clrl.envs.cw_pushing:PushWall",
+    "cw-faucet-close": "clrl.envs.cw_fixtures:FaucetClose",
+    "cw-push-back": "clrl.envs.cw_pushing:PushBack",
+    "cw-stick-pull": "clrl.envs.cw_tools:StickPull",
+    "cw-handle-press-side": "clrl.envs.cw_fixtures:HandlePressSide",
+    "cw-push": "clrl.envs.cw_pushing:Push",
+    "cw-shelf-place": "clrl.envs.cw_pushing:ShelfPlace",
+    "cw-window-close": "clrl.envs.cw_fixtures:WindowClose",
+    "cw-peg-unplug-side": "clrl.envs.cw_tools:PegUnplugSide",
 }
+
+_CW10 = tuple(name for name in SKILLS if name.startswith("cw-"))  # in the benchmark's order
 
 CURRICULA = {
-    "arm3": ("arm-push", "arm-drawer", "arm-dial"),
-    "arm6": ("arm-push", "arm-drawer", "arm-dial", "arm-press", "arm-lift", "arm-reach"),
+    "arm3": ("arm-push", "arm-dial", "arm-drawer"),
+    "arm6": ("arm-push", "arm-dial", "arm-drawer", "arm-press", "arm-lift", "arm-reach"),
+    "cw3": ("cw-faucet-close", "cw-handle-press-side", "cw-window-close"),
+    "cw10": _CW10,
+    "cw20": _CW10 * 2,
 }
 
 
-def make_skill(name: str, **options: Any) -> "Task":
+def make_skill(key: str, /, **options: Any) -> "Task":
     """Build a skill from its id.
 
     Args:
-        name: An id of `SKILLS`, a class as "module:Class", or a Gymnasium id such as "Reacher-v5".
+        key: An id of `SKILLS`, a class as "module:Class", or a Gymnasium id such as "Reacher-v5".
         options: Arguments of the skill's class.
 
     Raises:
         ValueError: nothing has that name, or it does not take those options.
     """
-    path = SKILLS.get(name, name)
+    path = SKILLS.get(key, key)
     if ":" not in path:
-        path, options = "clrl.envs.gym_skill:GymSkill", {"name": name, **options}
+        path, options = "clrl.envs.gym_skill:GymSkill", {"key": key, **options}
     module, _, attribute = path.partition(":")
     try:
         skill: Task = getattr(import_module(module), attribute)(**options)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"skill {name!r} cannot be imported: {error}") from None
+        raise ValueError(f"skill {key!r} cannot be imported: {error}") from None
     except TypeError as error:
-        raise ValueError(f"skill {name!r}: {error}") from None
+        raise ValueError(f"skill {key!r}: {error}") from None
     return skill
 
 

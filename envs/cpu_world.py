@@ -63,17 +63,23 @@ class CpuWorld(World):
 
     def state(self) -> Tensor:
         """See `World.state`."""
-        return torch.from_numpy(self._batch.state.copy())
+        return torch.cat([part.flatten(1) for part in self._parts()], dim=1)
 
     def load_state(self, state: Tensor) -> None:
         """See `World.load_state`."""
-        if state.shape != self._batch.state.shape:
-            raise ValueError(
-                f"the world's state has shape {tuple(self._batch.state.shape)}, "
-                f"got {tuple(state.shape)}"
-            )
-        self._batch.state[:] = state.numpy()
+        parts = self._parts()
+        shape = (self.n, sum(part[0].numel() for part in parts))
+        if state.shape != shape:
+            raise ValueError(f"the world's state has shape {shape}, got {tuple(state.shape)}")
+        start = 0
+        for part in parts:
+            part[:] = state[:, start : start + part[0].numel()].view_as(part)
+            start += part[0].numel()
         self.forward()
+
+    def _parts(self) -> list[Tensor]:
+        parameters = [self._parameters[name] for name in sorted(self._parameters)]
+        return [torch.from_numpy(self._batch.state), *parameters]
 
     def snapshot(self, index: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
         """See `World.snapshot`."""

@@ -21,6 +21,7 @@ class Task(Protocol):
     name: str
     steps: int
     horizon: int
+    success_rule: str
     observation_space: spaces.Box
     action_space: spaces.Box
 
@@ -61,7 +62,7 @@ class Curriculum:
         Raises:
             ValueError: no skill, a repeated name, a budget below 1, or spaces without a common one.
         """
-        built = tuple(make_skill(skill) if isinstance(skill, str) else skill for skill in skills)
+        built = tuple(_build(skill, skills[:i]) for i, skill in enumerate(skills))
         if not built:
             raise ValueError(f"curriculum {name!r} has no skills")
         names = [skill.name for skill in built]
@@ -131,6 +132,27 @@ class Curriculum:
             skills.append(skill)
             steps.append(skill.steps if budget is None else budget)
         return Curriculum(str(content.get("name", "own")), skills, steps)
+
+    def under(self, horizon: int | None = None, success_rule: str | None = None) -> "Curriculum":
+        """The same skills under another protocol; None keeps each skill's own.
+
+        Raises:
+            ValueError: a skill does not take it.
+        """
+        chosen = {"horizon": horizon, "success_rule": success_rule}
+        chosen = {key: value for key, value in chosen.items() if value is not None}
+        if not chosen:
+            return self
+        content = self.to_json()
+        content["skills"] = [table | chosen for table in content["skills"]]
+        return Curriculum.from_json(content)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Horizon and rule of success, of all skills where they agree, else one for each."""
+        horizons = [skill.horizon for skill in self]
+        rules = [skill.success_rule for skill in self]
+        return {"horizon": _common(horizons), "success": _common(rules)}
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -205,6 +227,18 @@ def _from_file(path: Path) -> Curriculum:
     if isinstance(content, dict):
         content.setdefault("name", path.stem)
     return Curriculum.from_json(content, f"curriculum file {path}")
+
+
+def _build(skill: Task | str, before: Sequence[Task | str]) -> Task:
+    """A skill, by its id where it is one; an id's later turns are named "push-2", "push-3"."""
+    if not isinstance(skill, str):
+        return skill
+    built, turn = make_skill(skill), list(before).count(skill) + 1
+    return built if turn == 1 else make_skill(skill, name=f"{built.name}-{turn}")
+
+
+def _common(values: list[Any]) -> Any:
+    return values[0] if len(set(values)) == 1 else values
 
 
 def _is_table(entry: object) -> bool:

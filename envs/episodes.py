@@ -16,7 +16,7 @@ class Step:
 
     Attributes:
         observation: After the step, (n, obs), float32.
-        reward: Sum of the terms, in [0, 1].
+        reward: Sum of the terms.
         terms: The reward's named terms.
         success: Whether the skill is accomplished at this step.
         done: Whether the episode reached its horizon with this step.
@@ -34,13 +34,16 @@ class Episodes:
 
     Attributes:
         elapsed: Control steps since the world's reset, (n,), int64.
-        succeeded: Whether the episode succeeded at any step so far, (n,), bool.
+        succeeded: Whether the episode succeeded so far, by the skill's rule, (n,), bool.
         returns: Sum of rewards so far, (n,), float64.
     """
 
     def __init__(self, skill: Skill, n: int, device: str = "cpu", threads: int = 0) -> None:
         self.skill = skill
         self.world = make_world(skill.model, n, device, threads)
+        for name in skill.parameters:
+            self.world.parameter(name)
+        self._any = skill.success_rule == "any-step"
         self.n = n
         self._every = torch.ones(n, dtype=torch.bool, device=self.world.device)
         self._seed = torch.zeros(n, dtype=torch.int64, device=self.world.device)
@@ -79,7 +82,7 @@ class Episodes:
         reward = torch.stack(list(terms.values())).sum(dim=0)
         success = self.skill.success(self.world)
         self.elapsed += 1
-        self.succeeded |= success
+        self.succeeded.copy_(self.succeeded | success if self._any else success)
         self.returns += reward
         done = self.elapsed >= self.skill.horizon
         return Step(self.skill.observe(self.world).float(), reward, terms, success, done)

@@ -24,11 +24,13 @@ class GymSkill:
     """
 
     steps = 500_000
+    success_rule = "any-step"
 
     def __init__(
         self,
-        name: str,
+        key: str,
         *,
+        name: str | None = None,
         success_return: float | None = None,
         horizon: int | None = None,
         env_kwargs: dict[str, Any] | None = None,
@@ -36,7 +38,8 @@ class GymSkill:
         """Look the environment up.
 
         Args:
-            name: Gymnasium id, such as "Reacher-v5".
+            key: Gymnasium id, such as "Reacher-v5".
+            name: Within a curriculum; the id by default.
             success_return: Return that counts as success; the id's own reward threshold by default.
             horizon: Steps per episode; the id's own by default.
             env_kwargs: Passed to `gymnasium.make`.
@@ -44,16 +47,17 @@ class GymSkill:
         Raises:
             ValueError: no such id, no horizon, or no way to tell success.
         """
-        if name not in gym.registry:
-            raise ValueError(unknown_skill(name))
-        spec = gym.spec(name)
-        self.name = name
+        if key not in gym.registry:
+            raise ValueError(unknown_skill(key))
+        spec = gym.spec(key)
+        self.id, self.name = key, name or key
         self._kwargs = dict(env_kwargs or {})
         horizon = horizon or spec.max_episode_steps
         if horizon is None or horizon < 1:
-            raise ValueError(f"skill {name!r} needs a horizon >= 1, got {horizon}")
+            raise ValueError(f"skill {key!r} needs a horizon >= 1, got {horizon}")
         self.horizon = horizon
         self._options = {
+            **({"name": name} if name else {}),
             "success_return": success_return,
             "horizon": horizon,
             "env_kwargs": self._kwargs,
@@ -67,15 +71,15 @@ class GymSkill:
         info = env.step(env.action_space.sample())[4]
         env.close()
         if threshold is None and not {"is_success", "success"} & set(info):
-            raise ValueError(f"skill {name!r} does not say what success is; give success_return")
+            raise ValueError(f"skill {key!r} does not say what success is; give success_return")
 
     @property
     def spec(self) -> dict[str, Any]:
         """What rebuilds this skill."""
-        return {"id": self.name, **self._options}
+        return {"id": self.id, **self._options}
 
     def _make(self) -> gym.Env[Any, Any]:
-        env = gym.make(self.name, max_episode_steps=self.horizon, **self._kwargs)
+        env = gym.make(self.id, max_episode_steps=self.horizon, **self._kwargs)
         return _Succeed(env, self._threshold)
 
     def vec_env(

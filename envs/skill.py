@@ -1,6 +1,8 @@
 """What a skill is: a task as pure functions of a World."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import mujoco
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from clrl.envs.vec_env import WorldVecEnv
 
 Terms = dict[str, Tensor]
+SUCCESS_RULES = ("any-step", "last-step")
 
 
 class Skill(ABC):
@@ -29,7 +32,10 @@ class Skill(ABC):
         horizon: Control steps per episode; an episode never ends earlier.
         substeps: Physics steps per control step.
         steps: Control steps of training that the skill needs, the default budget.
+        success_rule: "any-step": an episode succeeds if any step does; "last-step": if its last
+            does.
         draws: Random numbers a reset consumes per world.
+        parameters: Model fields with a value per world, which `reset` writes.
         observation_space: Bounds of `observe`, float32.
         action_space: Bounds of the action, float32.
     """
@@ -38,9 +44,39 @@ class Skill(ABC):
     horizon: int = 100
     substeps: int = 5
     steps: int = 500_000
+    success_rule: str = "any-step"
     draws: int = 0
+    parameters: tuple[str, ...] = ()
+    _chosen: Mapping[str, Any] = MappingProxyType({})
     observation_space: spaces.Box
     action_space: spaces.Box
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        horizon: int | None = None,
+        success_rule: str | None = None,
+    ) -> None:
+        """Choose what a curriculum may choose; None is the class's own.
+
+        Args:
+            name: Within a curriculum.
+            horizon: Control steps per episode.
+            success_rule: "any-step" or "last-step".
+
+        Raises:
+            ValueError: an unknown rule, or a horizon below 1.
+        """
+        chosen = {"name": name, "horizon": horizon, "success_rule": success_rule}
+        self._chosen = {key: value for key, value in chosen.items() if value is not None}
+        for key, value in self._chosen.items():
+            setattr(self, key, value)
+        if self.success_rule not in SUCCESS_RULES:
+            rules = " or ".join(SUCCESS_RULES)
+            raise ValueError(f"success_rule must be {rules}, got {success_rule!r}")
+        if not isinstance(self.horizon, int) or isinstance(horizon, bool) or self.horizon < 1:
+            raise ValueError(f"horizon must be a whole number >= 1, got {horizon!r}")
 
     @property
     @abstractmethod
@@ -67,7 +103,7 @@ class Skill(ABC):
 
     @abstractmethod
     def reward(self, world: World) -> Terms:
-        """Named terms of the reward per step, each (n,); the reward is their sum, in [0, 1]."""
+        """Named terms of the reward per step, each (n,); the reward is their sum."""
 
     @abstractmethod
     def success(self, world: World) -> Tensor:
@@ -87,7 +123,7 @@ class Skill(ABC):
 
         A skill whose class takes arguments extends it by them.
         """
-        return {"id": skill_id(type(self))}
+        return {"id": skill_id(type(self)), **self._chosen}
 
     @property
     def dt(self) -> float:

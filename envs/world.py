@@ -27,6 +27,7 @@ class World(ABC):
     def __init__(self) -> None:
         self._sensors: dict[str, Tensor] = {}
         self._indices: dict[tuple[str, str], int] = {}
+        self._named: dict[tuple[str, str], Tensor] = {}
 
     @abstractmethod
     def field(self, name: str) -> Tensor:
@@ -63,12 +64,16 @@ class World(ABC):
     def state(self) -> Tensor:
         """A copy of everything the dynamics depend on, shape (n, state), float64.
 
-        It is `mjSTATE_INTEGRATION`: the only state from which MuJoCo continues bit for bit.
+        It is `mjSTATE_INTEGRATION`, the only state from which MuJoCo continues bit for bit, and
+        the parameters that have a value per copy so far.
         """
 
     @abstractmethod
     def load_state(self, state: Tensor) -> None:
-        """Continue from a tensor that `state` returned; derived fields follow."""
+        """Continue from a tensor that `state` returned; derived fields follow.
+
+        The same parameters must have a value per copy as had then.
+        """
 
     @abstractmethod
     def snapshot(self, index: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
@@ -81,6 +86,17 @@ class World(ABC):
             start = int(sensor.adr[0])
             self._sensors[name] = self.field("sensordata")[:, start : start + int(sensor.dim[0])]
         return self._sensors[name]
+
+    def named(self, field: str, name: str) -> Tensor:
+        """What a body, site or geom has in a field such as `xpos` or `site_xpos`, (n, ...), live.
+
+        The field's prefix says which kind is meant; without one it is a body.
+        """
+        if (field, name) not in self._named:
+            prefix = field.partition("_")[0]
+            kind = prefix if prefix in ("site", "geom") else "body"
+            self._named[field, name] = self.field(field)[:, getattr(self.model, kind)(name).id]
+        return self._named[field, name]
 
     def joint(self, name: str) -> int:
         """Index in `qpos` of a joint's first coordinate."""

@@ -3,7 +3,7 @@
 import io
 import sys
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group
@@ -93,8 +93,8 @@ def _notes(retention: "Retention") -> Text:
     actions = "deterministic" if protocol["deterministic"] else "sampled"
     lines = (
         f"protocol  {protocol['episodes']:,} episodes a cell, 95 % Wilson intervals, horizon "
-        f"{protocol['horizon']:,} steps, success {protocol['success']}, {actions} actions, "
-        f"seed {protocol['seed']}, {protocol['device']}",
+        f"{_each(protocol['horizon'])} steps, success {_each(protocol['success'])}, {actions} "
+        f"actions, seed {protocol['seed']}, {protocol['device']}",
         f"cost      {_duration(cost['wall_seconds'])} (training "
         f"{_duration(cost['train_seconds'])}, evaluation {_duration(cost['eval_seconds'])}, "
         f"protections {_duration(cost['protection_seconds'])}), {cost['env_steps']:,} env steps, "
@@ -107,6 +107,10 @@ def _notes(retention: "Retention") -> Text:
 def percent(rate: float) -> str:
     """A rate in [0, 1] as "98 %"."""
     return f"{100 * rate:.0f} %"
+
+
+def _each(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _duration(seconds: float) -> str:

@@ -194,6 +194,13 @@ def _positive(key: str, value: Any) -> int:
     return number
 
 
+def _one_or_each(check: Callable[[str, Any], Any], key: str, value: Any) -> Any:
+    """One value for all skills, or a list with one for each."""
+    if isinstance(value, list) and value:
+        return [check(key, entry) for entry in value]
+    return check(key, value)
+
+
 def _shown(value: Any) -> str:
     text = "null" if value is None else " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
@@ -214,8 +221,8 @@ def _no_constant(name: str) -> NoReturn:
 
 _PROTOCOL: dict[str, Callable[[str, Any], Any]] = {
     "episodes": _positive,
-    "horizon": _positive,
-    "success": _text,
+    "horizon": lambda key, value: _one_or_each(_positive, key, value),
+    "success": lambda key, value: _one_or_each(_text, key, value),
     "deterministic": _flag,
     "seed": _integer,
     "device": _text,

@@ -24,7 +24,10 @@ def arm(name: str) -> Skill:
     return skill
 
 
-@pytest.mark.parametrize("name", SKILLS)
+ARM = [name for name in SKILLS if name.startswith("arm-")]
+
+
+@pytest.mark.parametrize("name", ARM)
 def test_both_checkers_pass_without_a_warning(name: str) -> None:
     env = gym.make(f"clrl/{name}-v0")
     with warnings.catch_warnings():
@@ -35,7 +38,7 @@ def test_both_checkers_pass_without_a_warning(name: str) -> None:
         sb3_check_env(env.unwrapped)
 
 
-@pytest.mark.parametrize("name", SKILLS)
+@pytest.mark.parametrize("name", ARM)
 def test_reward_terms_sum_to_a_reward_between_0_and_1(name: str) -> None:
     episodes = Episodes(arm(name), 32, threads=1)
     episodes.seed(0)
@@ -49,7 +52,7 @@ def test_reward_terms_sum_to_a_reward_between_0_and_1(name: str) -> None:
         assert torch.equal(step.reward, torch.stack(list(step.terms.values())).sum(dim=0))
 
 
-@pytest.mark.parametrize("name", SKILLS)
+@pytest.mark.parametrize("name", ARM)
 def test_nothing_is_accomplished_at_the_start_or_by_standing_still(name: str) -> None:
     episodes = Episodes(arm(name), 100, threads=1)
     episodes.seed(7)
@@ -60,7 +63,7 @@ def test_nothing_is_accomplished_at_the_start_or_by_standing_still(name: str) ->
     assert episodes.succeeded.float().mean() <= 0.05
 
 
-@pytest.mark.parametrize("name", SKILLS)
+@pytest.mark.parametrize("name", ARM)
 def test_an_episode_depends_on_its_seed_alone(name: str) -> None:
     many, one = Episodes(arm(name), 9, threads=1), Episodes(arm(name), 1, threads=1)
     many.seed(100)

@@ -1,0 +1,409 @@
+"""Meta-World's Sawyer scene on batches: what the Continual World skills share."""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import mujoco
+import torch
+from torch import Tensor
+
+from clrl.envs.arm import between, constant
+from clrl.envs.shaping import distance, hamacher, long_tail
+from clrl.envs.skill import Skill, Terms, box
+from clrl.envs.world import World
+
+METAWORLD = "3.0.0"  # whose assets these skills run on
+_INSTALL = f'install it with `pip install "clrl[metaworld]"` (metaworld=={METAWORLD})'
+_STEP = 0.01  # hand displacement of a full action, m
+_UPRIGHT = (1.0, 0.0, 1.0, 0.0)  # of the mocap body
+_SETTLE = 50  # control steps in which the arm comes to its start
+_FRAME = 18  # hand, gripper, two objects
+_BOUND = 10.0
+_HAND_LOW, _HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)  # of the observation
+_TRIES = 12  # draws of a start and goal that must lie apart; all fail once in 10^8 resets
+# What an episode remembers, in MjData.userdata: whether it has stepped, the frame before this
+# one, the target and where the object started.
+_BEFORE, _TARGET, _START = slice(1, 19), slice(19, 22), slice(22, 25)
+_MEMORY = 25
+
+Box3 = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class View:
+    """What rewards look at; tensors of n worlds, lengths in m.
+
+    Attributes:
+        world: Where it was seen.
+        frame: Hand (3), gripper opening (1), object (3), quaternion (4), second object (7).
+        tcp: Middle of the two fingertips, (n, 3).
+        target: Where the object belongs, (n, 3).
+        start: Where it was at the reset, (n, 3).
+    """
+
+    world: World
+    frame: Tensor
+    tcp: Tensor
+    target: Tensor
+    start: Tensor
+
+    @property
+    def hand(self) -> Tensor:
+        """Position of the hand within its observed bounds, (n, 3)."""
+        return self.frame[:, :3].clamp(constant(_HAND_LOW), constant(_HAND_HIGH))
+
+    @property
+    def opened(self) -> Tensor:
+        """Opening of the gripper, 0 to 1, (n,)."""
+        return self.frame[:, 3]
+
+    @property
+    def object(self) -> Tensor:
+        """Position of the object, (n, 3)."""
+        return self.frame[:, 4:7]
+
+    @property
+    def second(self) -> Tensor:
+        """Position of the second object, (n, 3)."""
+        return self.frame[:, 11:14]
+
+    @property
+    def effort(self) -> Tensor:
+        """Closing effort that the action asked for, -1 to 1, (n,)."""
+        return self.world.field("ctrl")[:, 0]
+
+    def pads(self) -> Tensor:
+        """Y of the left and the right finger's pad, (n, 2)."""
+        left, right = (self.world.named("xpos", f"{side}pad")[:, 1] for side in ("left", "right"))
+        return torch.stack((left, right), dim=1)
+
+
+class SawyerSkill(Skill):
+    """A skill of Meta-World's Sawyer: 80 control steps a second, 200 an episode.
+
+    **Action** `Box(-1, 1, (4,))`: displacement of the hand along x, y, z (1 is 1 cm), and the
+    closing effort of the gripper. A mocap body welded to the hand carries it there.
+
+    **Observation** `Box(-10, 10, (39,))`, as Meta-World 3 lays it out:
+
+    | index | meaning                                        | unit |
+    |-------|------------------------------------------------|------|
+    | 0-2   | hand position                                  | m    |
+    | 3     | opening of the gripper, 0 closed, 1 open       | 1    |
+    | 4-6   | position of the object                         | m    |
+    | 7-10  | its quaternion, zeros for a hinge or slide     | 1    |
+    | 11-17 | second object, zeros where there is none       | m, 1 |
+    | 18-35 | 0-17 one control step earlier                  |      |
+    | 36-38 | goal position                                  | m    |
+
+    **Reward**: Meta-World's second version, in [0, 10]; `reward="v1"` for its first, which is
+    unbounded.
+
+    **Reset**: the arm settles once, when the model is built; an episode starts from there with
+    object and goal drawn anew from continuous ranges.
+
+    Sources: Yu et al., "Meta-World" (CoRL 2019); Wolczyk et al., "Continual World" (NeurIPS 2021).
+
+    Attributes:
+        scene: XML of Meta-World's assets.
+        ranges: Corners of the uniform draw at a reset, one number each.
+        apart: Least distance in the plane between object and goal.
+        fixture: Body that stands where the reset puts it, or "".
+        hand_start: Where the hand settles.
+        hand_range: Corners that hold the mocap body.
+        goal_range: Corners to which the observed goal is clipped.
+    """
+
+    scene: ClassVar[str]
+    ranges: ClassVar[Box3]
+    apart: ClassVar[float] = 0.0
+    fixture: ClassVar[str] = ""
+    hand_start: ClassVar[tuple[float, ...]] = (0.0, 0.6, 0.2)
+    hand_range: ClassVar[Box3] = ((-0.5, 0.4, 0.05), (0.5, 1.0, 0.5))
+    goal_range: ClassVar[Box3] = hand_range
+    horizon = 200
+    steps = 500_000
+    parameters = ("body_pos", "site_pos")
+    observation_space = box(-_BOUND, _BOUND, 39)
+    action_space = box(-1.0, 1.0, 4)
+
+    def __init__(self, reward: str = "v2", **protocol: Any) -> None:
+        """Choose the reward.
+
+        Args:
+            reward: "v2" or "v1".
+            protocol: `name`, `horizon` and `success_rule`, see `Skill`.
+
+        Raises:
+            ValueError: another reward, or Meta-World is not installed as these skills need it.
+        """
+        if reward not in ("v1", "v2"):
+            raise ValueError(f"reward must be 'v1' or 'v2', got {reward!r}")
+        super().__init__(**protocol)
+        assets()
+        self.version = reward
+        self.draws = len(self.ranges[0]) * (_TRIES if self.apart else 1)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Its id and options."""
+        return super().spec | ({"reward": "v1"} if self.version == "v1" else {})
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The scene with the arm settled, compiled once per class."""
+        return self.settled[0]
+
+    @property
+    def settled(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """The model and the state its episodes start from, derived fields up to date."""
+        return _settle(type(self))
+
+    @cached_property
+    def tcp_start(self) -> Tensor:
+        """Middle of the fingertips at the start, (1, 3)."""
+        data = self.settled[1]
+        return torch.tensor(data.userdata[_START]).clone()[None]
+
+    @cached_property
+    def rest(self) -> Tensor:
+        """Height of the free object at rest: its origin's and its mesh's, (2,)."""
+        return torch.tensor(self.settled[1].userdata[:2])
+
+    def reset(self, world: World, mask: Tensor, random: Tensor) -> None:
+        """Place object, fixture and goal."""
+        drawn = self.drawn(random)
+        if self.fixture:
+            index = world.model.body(self.fixture).id
+            world.parameter("body_pos")[mask, index] = self.fixture_place(drawn)
+        target, start = self.place(world, mask, drawn)
+        memory = torch.cat((torch.zeros(len(drawn), 19, dtype=torch.float64), target, start), dim=1)
+        world.field("userdata")[mask] = memory
+        if site := self.goal_site():
+            world.parameter("site_pos")[mask, site] = target
+
+    def drawn(self, random: Tensor) -> Tensor:
+        """Uniform draws within `ranges`, (k, d), from random numbers (k, draws)."""
+        tries = between(random.unflatten(1, (-1, len(self.ranges[0]))), *self.ranges)
+        if not self.apart:
+            return tries[:, 0]
+        gap = (tries[..., :2] - tries[..., 3:5]).square().sum(dim=2).sqrt()
+        first = (gap >= self.apart).to(torch.int8).argmax(dim=1)
+        return tries[torch.arange(len(tries)), first]
+
+    @classmethod
+    def arrange(cls, data: mujoco.MjData) -> None:
+        """Put into the settled state what is the same in every episode."""
+
+    def fixture_place(self, drawn: Tensor) -> Tensor:
+        """Where the fixture stands, (k, 3)."""
+        return drawn
+
+    def place(self, world: World, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Write masked worlds' objects; returns target and start of the object, (k, 3) each."""
+        raise NotImplementedError
+
+    def goal_site(self) -> int:
+        """Index of a site that shows the target, 0 for none."""
+        site = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, "goal")
+        return site if site >= 0 and int(self.model.site_bodyid[site]) == 0 else 0
+
+    def act(self, world: World, action: Tensor) -> None:
+        """Move the mocap body, close the gripper, remember the frame before."""
+        memory, mocap = world.field("userdata"), world.field("mocap_pos")
+        memory[:, _BEFORE] = self.frame(world)
+        memory[:, 0] = 1.0
+        hand = mocap[:, 0] + _STEP * action[:, :3]
+        mocap[:, 0] = torch.clamp(hand, *map(constant, self.hand_range))
+        ctrl = world.field("ctrl")
+        ctrl[:, 0] = action[:, 3]
+        ctrl[:, 1] = -action[:, 3]
+
+    def frame(self, world: World) -> Tensor:
+        """What is seen at one instant, (n, 18)."""
+        claws = world.named("xpos", "rightclaw") - world.named("xpos", "leftclaw")
+        opening = (claws.square().sum(dim=1, keepdim=True).sqrt() / 0.1).clamp(0.0, 1.0)
+        seen = [world.named("xpos", "hand"), opening, *self.objects(world)]
+        missing = _FRAME - sum(part.shape[1] for part in seen)
+        return torch.cat((*seen, _zeros(world.n, missing)), dim=1)
+
+    def objects(self, world: World) -> list[Tensor]:
+        """Position (n, 3) and quaternion (n, 4) of the object, and of a second one."""
+        raise NotImplementedError
+
+    def observe(self, world: World) -> Tensor:
+        """The table of the class docstring."""
+        memory, now = world.field("userdata"), self.frame(world)
+        before = torch.where(memory[:, :1] > 0, memory[:, _BEFORE], now)
+        frames = torch.stack((now, before), dim=1)
+        frames[..., :3].clamp_(constant(_HAND_LOW), constant(_HAND_HIGH))
+        goal = memory[:, _TARGET].clamp(*map(constant, self.goal_range))
+        return torch.cat((frames.flatten(1), goal), dim=1).clamp(-_BOUND, _BOUND)
+
+    def look(self, world: World) -> View:
+        """Gather what rewards look at."""
+        memory = world.field("userdata")
+        left, right = (world.named("site_xpos", f"{s}EndEffector") for s in ("left", "right"))
+        return View(
+            world, self.frame(world), (right + left) / 2, memory[:, _TARGET], memory[:, _START]
+        )
+
+    def reward(self, world: World) -> Terms:
+        """Meta-World's reward of the version chosen, as one term."""
+        view = self.look(world)
+        return {"reward": self.reward_v1(view) if self.version == "v1" else self.reward_v2(view)}
+
+    def reward_v2(self, view: View) -> Tensor:
+        """Meta-World's second reward, (n,), in [0, 10]."""
+        raise NotImplementedError
+
+    def reward_v1(self, view: View) -> Tensor:
+        """Meta-World's first reward, (n,)."""
+        raise NotImplementedError
+
+    def success(self, world: World) -> Tensor:
+        """Meta-World's success at this step."""
+        return self.solved(self.look(world))
+
+    def solved(self, view: View) -> Tensor:
+        """Whether the object is where it belongs, (n,), bool."""
+        raise NotImplementedError
+
+    def caging(
+        self,
+        view: View,
+        position: Tensor,
+        radius: float,
+        reach: float,
+        *,
+        pad: float = 0.05,
+        effort: float = 1.0,
+        dense: bool = True,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Meta-World's reward for closing the gripper around an object, (n,), in [0, 1].
+
+        Args:
+            view: What is seen.
+            position: Centre of the object, (n, 3).
+            radius: Of the object, m.
+            reach: Distance in x and z within which the fingers surround it, m.
+            pad: Distance of the pads within which they surround it, m.
+            effort: Closing effort that is enough.
+            dense: Pay half for surrounding it without closing.
+            start: Where the object counts as having started, (n or 1, 3).
+        """
+        pads, start = view.pads(), view.start if start is None else start
+        margin = ((pads - start[:, 1:2]).abs() - pad).abs()
+        sides = long_tail((pads - position[:, 1:2]).abs(), pad, margin, radius)
+        across = hamacher(sides[:, 0], sides[:, 1])
+        xz = [0, 2]
+        wide = distance(start[:, xz], self.tcp_start[:, xz]) - reach
+        along = long_tail(distance(view.tcp[:, xz], position[:, xz]), reach, wide)
+        around = hamacher(across, along)
+        closing = view.effort.clamp(0.0, effort) / effort
+        both = hamacher(around, torch.where(around > 0.97, closing, 0.0))
+        return (both + around) / 2 if dense else both
+
+    def approach(self, view: View) -> Tensor:
+        """Distance from fingertips to object, (n,)."""
+        return distance(view.object, view.tcp)
+
+    def approach_margin(self, start: Tensor, radius: float) -> Tensor:
+        """How far beyond `radius` the object was from the fingertips at the reset, (n,)."""
+        return (distance(start, self.tcp_start) - radius).abs()
+
+    def carry_v1(
+        self,
+        view: View,
+        way: Tensor,
+        pay: Tensor,
+        ground: float,
+        lift: float,
+        descend: bool = False,
+    ) -> Tensor:
+        """The first reward of all carrying skills: reach, close, lift, then be paid.
+
+        Args:
+            view: What is seen.
+            way: Distance to where the object belongs, (n,).
+            pay: For carrying it there, (n,).
+            ground: Height of the object at rest, m.
+            lift: Height to lift it to, m.
+            descend: Reach from above.
+        """
+        near, height = self.approach(view), view.object[:, 2]
+        reach = -near
+        if descend:
+            flat = distance(view.object[:, :2], view.tcp[:, :2])
+            above = (view.tcp - self.tcp_start)[:, 2].abs()
+            reach = torch.where(flat < 0.05, reach, -flat - 2.0 * above)
+        reach = torch.where(near < 0.05, view.effort.clamp(min=0.0) / 50 - near, reach)
+        dropped = (height < ground + 0.005) & (way > 0.02) & (near > 0.02)
+        lifted = (height >= lift - 0.01) & ~dropped
+        lifting = (near < 0.1) & (height > ground + 0.005)
+        pick = torch.where(lifting, 100.0 * height.clamp(max=lift), 0.0)
+        pick = torch.where(lifted, 100.0 * lift, pick)
+        return reach + pick + torch.where(lifted & (near < 0.1), pay.clamp(min=0.0), 0.0)
+
+
+@cache
+def assets() -> Path:
+    """Folder of Meta-World's models.
+
+    Raises:
+        ValueError: Meta-World is missing, of another version, or without its models.
+    """
+    try:
+        found = version("metaworld")
+    except PackageNotFoundError:
+        raise ValueError(f"the cw skills need Meta-World's models; {_INSTALL}") from None
+    if found != METAWORLD:
+        raise ValueError(f"the cw skills need metaworld {METAWORLD}, not {found}; {_INSTALL}")
+    spec = find_spec("metaworld")
+    folder = Path(spec.origin or "").parent / "assets" / "sawyer_xyz" if spec else Path("missing")
+    if not folder.is_dir():
+        raise ValueError(f"Meta-World's models are missing at {folder}; {_INSTALL}")
+    return folder
+
+
+@cache
+def _settle(kind: type[SawyerSkill]) -> tuple[mujoco.MjModel, mujoco.MjData]:
+    """Let the arm come to rest as Meta-World's own reset does, once for all episodes."""
+    path = assets() / kind.scene
+    if not path.is_file():
+        raise ValueError(f"Meta-World's model {path} is missing; {_INSTALL}")
+    spec = mujoco.MjSpec.from_file(str(path))
+    spec.nuserdata = _MEMORY
+    spec.add_key(name="settled")
+    model = spec.compile()
+    # Meta-World welds hand and mocap body in place, with five times the default torque.
+    model.eq_data[:, :11] = (*[0.0] * 6, -1.0, 0.0, 0.0, 0.0, 5.0)
+    data = mujoco.MjData(model)
+    if kind.fixture:
+        low, high = kind.ranges[0][-3:], kind.ranges[1][-3:]
+        model.body(kind.fixture).pos = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
+    for _ in range(_SETTLE):
+        data.mocap_pos[0], data.mocap_quat[0] = kind.hand_start, _UPRIGHT
+        data.ctrl[:] = (-1.0, 1.0)
+        mujoco.mj_step(model, data, kind.substeps)
+    # Meta-World reads where the fingertips are before their positions are refreshed.
+    tips = [data.site(f"{side}EndEffector").xpos for side in ("right", "left")]
+    data.userdata[_START] = (tips[0] + tips[1]) / 2
+    if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, "obj") >= 0:
+        data.userdata[:2] = data.body("obj").xpos[2], data.geom("objGeom").xpos[2]
+    kind.arrange(data)
+    mujoco.mj_forward(model, data)
+    for field in ("qpos", "qvel", "ctrl"):
+        getattr(model, f"key_{field}")[0] = getattr(data, field)
+    model.key_mpos[0], model.key_mquat[0] = data.mocap_pos.ravel(), data.mocap_quat.ravel()
+    return model, data
+
+
+@cache
+def _zeros(n: int, size: int) -> Tensor:
+    return torch.zeros(n, size, dtype=torch.float64)

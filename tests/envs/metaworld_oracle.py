@@ -1,0 +1,196 @@
+"""Meta-World's own classes as the judge of ours."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+from clrl.envs.catalog import make_skill
+from clrl.envs.counter_random import uniform
+from clrl.envs.episodes import Episodes
+from clrl.envs.sawyer import SawyerSkill
+
+HORIZON = 200
+
+
+class _MendedIndex(np.ndarray):
+    """Observations whose 6:9 is the handle at 11:14, which stick-pull's first reward means."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(slice(11, 14) if key == slice(6, 9) else key)
+
+
+@dataclass
+class Trace:
+    """One episode of Meta-World's; arrays have its steps first."""
+
+    drawn: np.ndarray
+    first: np.ndarray
+    observation: np.ndarray
+    reward: np.ndarray
+    success: np.ndarray
+    state: dict[str, np.ndarray]
+
+
+def oracle(name: str, version: str = "v2") -> Any:
+    """Meta-World's environment, mended where it does not construct on today's MuJoCo."""
+    base = import_module("metaworld.sawyer_xyz_env").SawyerMocapBase
+    base.reset_mocap_welds = _reset_welds  # its weld data has 11 numbers, MuJoCo's has 12
+    classes = import_module("metaworld.env_dict").ALL_V3_ENVIRONMENTS
+    env = classes[f"{name}-v3"](reward_function_version=version)
+    env._partially_observable = False
+    env.__dict__.pop("sawyer_observation_space", None)
+    env._set_task_called = True
+    if (name, version) == ("stick-pull", "v1"):
+        theirs = env.compute_reward
+        env.compute_reward = lambda action, obs: theirs(action, obs.view(_MendedIndex))
+    return env
+
+
+def expert(name: str) -> Any:
+    """Meta-World's scripted policy."""
+    return import_module("metaworld.policies").ENV_POLICY_MAP[f"{name}-v3"]()
+
+
+def draw(skill: SawyerSkill, rng: np.random.Generator) -> np.ndarray:
+    """What a reset draws, by our own rule."""
+    random = torch.from_numpy(rng.random((1, skill.draws)))
+    return skill.drawn(random)[0].numpy()
+
+
+def record(env: Any, drawn: np.ndarray, act: Any, steps: int = HORIZON) -> Trace:
+    """Run Meta-World's environment from a drawn start."""
+    env._freeze_rand_vec, env._last_rand_vec = True, drawn.copy()
+    env.reset()
+    env.reset()  # a second one sees no leftovers of another start
+    first = _first(env)
+    seen, observation = [], first
+    for _ in range(steps):
+        action = np.asarray(act(observation)).clip(-1, 1).astype(np.float32).astype(float)
+        observation, reward, _, _, info = env.step(action)
+        state = {key: getattr(env.data, key).copy() for key in ("qpos", "qvel", "ctrl")}
+        state["mocap_pos"] = env.data.mocap_pos.copy()
+        seen.append((observation, reward, bool(info["success"]), state))
+    return Trace(
+        drawn,
+        first,
+        np.array([entry[0] for entry in seen]),
+        np.array([entry[1] for entry in seen], dtype=float),
+        np.array([entry[2] for entry in seen]),
+        {key: np.array([entry[3][key] for entry in seen]) for key in seen[0][3]},
+    )
+
+
+@dataclass
+class Judgement:
+    """What ours says in the states of a trace."""
+
+    first: np.ndarray
+    observation: np.ndarray
+    reward: np.ndarray
+    success: np.ndarray
+
+
+def judge(skill: SawyerSkill, trace: Trace) -> Judgement:
+    """Set a trace's states into our worlds, one world a step, and read ours."""
+    low, high = (np.array(corner) for corner in skill.ranges)
+    span = np.where(high > low, high - low, 1.0)
+    random = np.tile((trace.drawn - low) / span, skill.draws // len(low))
+    n = len(trace.reward)
+    episodes = Episodes(skill, n, threads=1)
+    world, every = episodes.world, torch.ones(n, dtype=torch.bool)
+    with torch.inference_mode():
+        skill.reset(world, every, torch.from_numpy(random).expand(n, -1))
+        world.forward()
+        first = skill.observe(world)[0].numpy().copy()
+        start = skill.frame(world)[:1].clone()
+        for key, value in trace.state.items():
+            world.field(key)[:] = torch.from_numpy(value)
+        world.forward()
+        frame = skill.frame(world)
+        world.field("userdata")[:, 0] = 1.0
+        world.field("userdata")[:, 1:19] = torch.cat((start, frame[:-1]))
+        reward = torch.stack(list(skill.reward(world).values())).sum(dim=0)
+        return Judgement(
+            first,
+            skill.observe(world).numpy().copy(),
+            reward.numpy().copy(),
+            skill.success(world).numpy().copy(),
+        )
+
+
+def compare(name: str, version: str, episodes: int, seed: int = 0) -> dict[str, float]:
+    """Differences between Meta-World's judgement and ours over expert and random episodes."""
+    rng = np.random.default_rng(seed)
+    skill: Any = make_skill(f"cw-{name}", reward=version)
+    env, policy = oracle(name, version), expert(name)
+    found = {
+        "states": 0,
+        "observation": 0.0,
+        "reward": 0.0,
+        "success": 0,
+        "first": 0.0,
+        "solved": 0,
+    }
+    for episode in range(episodes):
+        noise = (0.0, 0.3, 1.0)[episode % 3]
+
+        def act(observation: np.ndarray, noise: float = noise) -> np.ndarray:
+            random = rng.uniform(-1, 1, 4)
+            return random if noise == 1.0 else policy.get_action(observation) + noise * random
+
+        trace = record(env, draw(skill, rng), act)
+        ours = judge(skill, trace)
+        found["states"] += len(trace.reward)
+        found["solved"] += float(trace.success.any())
+        found["success"] += float((ours.success != trace.success).sum())
+        for key in ("observation", "reward", "first"):
+            gap = np.abs(getattr(ours, key) - getattr(trace, key)).max()
+            found[key] = max(found[key], float(gap))
+    return found
+
+
+def expert_success(name: str, episodes: int, seed: int = 0, horizon: int = HORIZON) -> float:
+    """Success of Meta-World's scripted policy in our batched worlds."""
+    return float(_expert_run(name, episodes, seed, horizon)[0].mean())
+
+
+def expert_pairs(
+    name: str, episodes: int, seed: int = 0, horizon: int = HORIZON
+) -> tuple[np.ndarray, np.ndarray]:
+    """Success of the scripted policy in our worlds, and in Meta-World from the same starts."""
+    ours, starts = _expert_run(name, episodes, seed, horizon)
+    env, policy = oracle(name), expert(name)
+    traces = [record(env, start, policy.get_action, horizon) for start in starts]
+    return ours, np.array([trace.success.any() for trace in traces])
+
+
+def _expert_run(name: str, episodes: int, seed: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    skill: Any = make_skill(f"cw-{name}", horizon=horizon)
+    worlds, policy = Episodes(skill, episodes, threads=0), expert(name)
+    worlds.seed(seed)
+    seeds, first = torch.arange(episodes) + seed, torch.zeros(episodes, dtype=torch.int64)
+    starts = skill.drawn(uniform(seeds, first, skill.draws)).numpy()
+    observation = worlds.reset()
+    for _ in range(horizon):
+        actions = np.array([policy.get_action(row) for row in observation.double().numpy()])
+        observation = worlds.step(torch.from_numpy(actions)).observation
+    return worlds.succeeded.numpy().copy(), starts
+
+
+def _first(env: Any) -> np.ndarray:
+    """The first observation, refreshed: window-close's reset shows the window before it opens."""
+    import mujoco
+
+    mujoco.mj_forward(env.model, env.data)
+    env._prev_obs = env._get_curr_obs_combined_no_goal()
+    observation: np.ndarray = env._get_obs()
+    return observation
+
+
+def _reset_welds(self: Any) -> None:
+    for i, kind in enumerate(self.model.eq_type):
+        if kind == 1:
+            self.model.eq_data[i, :11] = (*[0.0] * 6, -1.0, 0.0, 0.0, 0.0, 5.0)
