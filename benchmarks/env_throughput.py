@@ -1,22 +1,59 @@
-"""Control steps/s of each arm skill, observation, reward and resets included, over bare physics.
+"""Control steps/s of each skill, with observation, reward and resets.
 
-`theirs` is the ceiling: `mujoco.batch` stepping the same model with the same substeps and the same
-controls, without looking at anything. Episodes start together, as `vec_env` and `make_vec` do by
-default, so that one step in a hundred resets every world.
+`--suite arm`: over bare physics, the ceiling: `mujoco.batch` stepping the same model with the same
+substeps and the same controls, without looking at anything. Episodes start together, as `vec_env`
+and `make_vec` do by default, so that one step in a hundred resets every world.
+
+`--suite cw10`: over Meta-World's own environments in Gymnasium's Sync- and AsyncVectorEnv.
 """
 
 import argparse
 import time
+from functools import partial
 from typing import Any
 
 import mujoco
+import numpy as np
 import torch
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from metaworld_oracle import MetaWorldEnv
 from mujoco import batch
-from table import Row, arguments, report, row
+from table import Row, arguments, report, row, suite
 
-from clrl.envs import SKILLS, make_skill
+from clrl.envs import make_skill
 from clrl.envs.episodes import Episodes
 from clrl.envs.skill import Skill
+
+
+def against_meta_world(name: str, n: int, rounds: int, threads: int, peers: int) -> list[Row]:
+    """Alternate an episode in each of our worlds with one in each of Meta-World's."""
+    torch.set_num_threads(1)
+    skill = make_skill(name)
+    makers = [partial(MetaWorldEnv, name.removeprefix("cw-"))] * peers
+    envs: dict[str, Any] = {
+        "sync": SyncVectorEnv(makers),
+        "async": AsyncVectorEnv(makers, context="spawn"),
+    }
+    ours = skill.vec_env(n, seed=0, threads=threads)
+    ours.reset()
+    actions = np.random.default_rng(0).uniform(-1, 1, (skill.horizon, n, 4)).astype(np.float32)
+    mine: list[float] = []
+    rates: dict[str, list[float]] = {kind: [] for kind in envs}
+    for _ in range(rounds):
+        mine.append(n * skill.horizon / _seconds(ours.step, actions))
+        for kind, env in envs.items():
+            env.reset(seed=0)
+            rates[kind].append(peers * skill.horizon / _seconds(env.step, actions[:, :peers]))
+    for env in envs.values():
+        env.close()
+    return [row(f"{name} x {n} over {kind}", "steps/s", mine, rates[kind]) for kind in envs]
+
+
+def _seconds(step: Any, actions: Any) -> float:
+    start = time.perf_counter()
+    for action in actions:
+        step(action)
+    return time.perf_counter() - start
 
 
 def measure(name: str, n: int, rounds: int, threads: int) -> Row:
@@ -75,14 +112,21 @@ def start_state(skill: Skill, n: int) -> Any:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
-    parser.add_argument("--worlds", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--suite", choices=["arm", "cw10"], default="arm")
+    parser.add_argument("--worlds", type=int, nargs="+", help="64 and 256; 64 for cw10")
+    parser.add_argument("--peers", type=int, default=4, help="environments of Meta-World's")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="0 for all cores")
 
 
 if __name__ == "__main__":
     options = arguments(__doc__ or "", configure)
-    rows = [
-        measure(name, n, options.rounds, options.threads) for n in options.worlds for name in SKILLS
-    ]
+    rows: list[Row] = []
+    sizes = options.worlds or ([64] if options.suite == "cw10" else [64, 256])
+    for n in sizes:
+        for name in suite(options.suite):
+            if options.suite == "arm":
+                rows.append(measure(name, n, options.rounds, options.threads))
+            else:
+                rows += against_meta_world(name, n, options.rounds, options.threads, options.peers)
     report(rows, options.json)

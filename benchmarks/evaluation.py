@@ -1,24 +1,33 @@
-"""100 episodes of each arm skill in one batch, against SB3's evaluate_policy on one environment."""
+"""100 episodes of each skill in one batch, against one environment and one observation a forward.
+
+`--suite arm`: the peer is SB3's `evaluate_policy` on one of our environments. `--suite cw10`: it is
+Continual World's way, the same loop on one of Meta-World's own environments, skill after skill.
+"""
 
 import argparse
 import time
 
 import gymnasium as gym
 import torch
+from metaworld_oracle import MetaWorldEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from table import Row, arguments, report, row
+from table import Row, arguments, report, row, suite
 
-from clrl.envs import SKILLS, make_curriculum
+from clrl.envs import make_curriculum
 from clrl.eval import evaluate_skill
 
 
 def measure(name: str, episodes: int, peers: int, rounds: int) -> Row:
     """Episodes/s of both, in alternation; the peer runs fewer episodes, its rate is constant."""
     torch.set_num_threads(1)
-    env = Monitor(gym.make(f"clrl/{name}-v0"))
-    policy = PPO("MlpPolicy", env, policy_kwargs={"net_arch": [128, 128]}, device="cpu", seed=0)
+    if name.startswith("cw-"):
+        env = Monitor(MetaWorldEnv(name.removeprefix("cw-")))
+        layers = [256] * 4
+    else:
+        env, layers = Monitor(gym.make(f"clrl/{name}-v0")), [128] * 2
+    policy = PPO("MlpPolicy", env, policy_kwargs={"net_arch": layers}, device="cpu", seed=0)
     curriculum = make_curriculum(name)
     skill = curriculum.names[0]
     ours, theirs = [], []
@@ -34,6 +43,7 @@ def measure(name: str, episodes: int, peers: int, rounds: int) -> Row:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
+    parser.add_argument("--suite", choices=["arm", "cw10"], default="arm")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--peer-episodes", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
@@ -41,7 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 if __name__ == "__main__":
     options = arguments(__doc__ or "", configure)
-    report(
-        [measure(n, options.episodes, options.peer_episodes, options.rounds) for n in SKILLS],
-        options.json,
-    )
+    rows = [
+        measure(name, options.episodes, options.peer_episodes, options.rounds)
+        for name in suite(options.suite)
+    ]
+    report(rows, options.json)

@@ -25,6 +25,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def suite(name: str) -> list[str]:
+    """Ids of the skills of a suite, "arm" or "cw10"."""
+    from clrl.envs import CURRICULA, SKILLS
+
+    return list(CURRICULA[name]) if name in CURRICULA else [s for s in SKILLS if s[:3] == "arm"]
+
+
 def row(name: str, unit: str, ours: Sequence[float], theirs: Sequence[float]) -> Row:
     """Medians of alternating measurements; the ratio is the median of the pairs' ratios."""
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]

@@ -51,14 +51,17 @@ class CpuWorld(World):
 
     def step(self, substeps: int, mask: Tensor | None = None) -> None:
         """See `World.step`."""
+        self._memo.clear()
         self._batch.step(_ids(mask), nstep=substeps, stage=_CURRENT)
 
     def reset(self, mask: Tensor | None = None) -> None:
         """See `World.reset`."""
+        self._memo.clear()
         self._batch.reset(_ids(mask), keyframe=self._keyframe, stage=_NONE)
 
     def forward(self, mask: Tensor | None = None) -> None:
         """See `World.forward`."""
+        self._memo.clear()
         self._batch.forward(_ids(mask), stage=_CURRENT)
 
     def state(self) -> Tensor:
@@ -93,7 +96,8 @@ def _ids(mask: Tensor | None) -> NDArray[np.bool_] | None:
 
 
 def _view(array: NDArray[np.generic]) -> Tensor:
-    with warnings.catch_warnings():
+    # Made while gradients are off in `Episodes`, a view must stay writable elsewhere.
+    with torch.inference_mode(mode=False), warnings.catch_warnings():
         # Outputs are marked read only; torch has no such mark and warns.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

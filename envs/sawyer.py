@@ -225,6 +225,9 @@ class SawyerSkill(Skill):
 
     def frame(self, world: World) -> Tensor:
         """What is seen at one instant, (n, 18)."""
+        return world.once("frame", lambda: self._frame(world))
+
+    def _frame(self, world: World) -> Tensor:
         claws = world.named("xpos", "rightclaw") - world.named("xpos", "leftclaw")
         opening = (claws.square().sum(dim=1, keepdim=True).sqrt() / 0.1).clamp(0.0, 1.0)
         seen = [world.named("xpos", "hand"), opening, *self.objects(world)]
@@ -246,6 +249,9 @@ class SawyerSkill(Skill):
 
     def look(self, world: World) -> View:
         """Gather what rewards look at."""
+        return world.once("view", lambda: self._look(world))
+
+    def _look(self, world: World) -> View:
         memory = world.field("userdata")
         left, right = (world.named("site_xpos", f"{s}EndEffector") for s in ("left", "right"))
         return View(

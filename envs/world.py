@@ -1,10 +1,14 @@
 """n copies of one MuJoCo model behind one interface, whichever engine runs them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import mujoco
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class World(ABC):
@@ -28,6 +32,7 @@ class World(ABC):
         self._sensors: dict[str, Tensor] = {}
         self._indices: dict[tuple[str, str], int] = {}
         self._named: dict[tuple[str, str], Tensor] = {}
+        self._memo: dict[str, Any] = {}
 
     @abstractmethod
     def field(self, name: str) -> Tensor:
@@ -97,6 +102,17 @@ class World(ABC):
             kind = prefix if prefix in ("site", "geom") else "body"
             self._named[field, name] = self.field(field)[:, getattr(self.model, kind)(name).id]
         return self._named[field, name]
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed once until the copies move or are refreshed.
+
+        For quantities that reward, success and observation share. What they depend on must change
+        through `step`, `reset`, `forward` or `load_state` alone.
+        """
+        if name not in self._memo:
+            self._memo[name] = compute()
+        found: T = self._memo[name]
+        return found
 
     def joint(self, name: str) -> int:
         """Index in `qpos` of a joint's first coordinate."""

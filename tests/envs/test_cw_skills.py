@@ -9,10 +9,10 @@ import torch
 from scipy.stats import ks_2samp
 
 import clrl
+from benchmarks.metaworld_oracle import compare, expert_pairs, expert_success, oracle
 from clrl.envs import make_curriculum, make_skill
 from clrl.envs.catalog import CURRICULA
 from clrl.envs.episodes import Episodes
-from tests.envs.metaworld_oracle import compare, expert_pairs, expert_success, oracle
 
 # Meta-World's experts warn of steps longer than one.
 pytestmark = pytest.mark.filterwarnings("ignore:Constant:UserWarning")

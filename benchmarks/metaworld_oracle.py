@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import gymnasium as gym
+import mujoco
 import numpy as np
 import torch
 
@@ -47,6 +49,36 @@ def oracle(name: str, version: str = "v2") -> Any:
         theirs = env.compute_reward
         env.compute_reward = lambda action, obs: theirs(action, obs.view(_MendedIndex))
     return env
+
+
+class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
+    """Meta-World's environment as Continual World uses it: a fresh start and goal every episode."""
+
+    def __init__(self, name: str) -> None:
+        self._env = oracle(name)
+        self._env._freeze_rand_vec, self._env.seeded_rand_vec = False, True
+        self._env.seed(0)
+        self._steps, self._succeeded = 0, False
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (39,), np.float64)
+        self.action_space = self._env.action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Draw anew."""
+        if seed is not None:
+            self._env.seed(seed)
+        self._steps, self._succeeded = 0, False
+        observation: np.ndarray = self._env.reset()[0]
+        return observation, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One control step; truncated after 200."""
+        observation, reward, _, _, info = self._env.step(action)
+        self._steps += 1
+        self._succeeded |= bool(info["success"])
+        ended = self._steps >= HORIZON
+        return observation, float(reward), False, ended, {"is_success": self._succeeded}
 
 
 def expert(name: str) -> Any:
@@ -182,8 +214,6 @@ def _expert_run(name: str, episodes: int, seed: int, horizon: int) -> tuple[np.n
 
 def _first(env: Any) -> np.ndarray:
     """The first observation, refreshed: window-close's reset shows the window before it opens."""
-    import mujoco
-
     mujoco.mj_forward(env.model, env.data)
     env._prev_obs = env._get_curr_obs_combined_no_goal()
     observation: np.ndarray = env._get_obs()
