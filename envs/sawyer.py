@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar
 
 import mujoco
@@ -12,24 +9,16 @@ import torch
 from torch import Tensor
 
 from clrl.envs.arm import between, constant
+from clrl.envs.sawyer_model import BEFORE, START, TARGET, assets, settle
 from clrl.envs.shaping import distance, hamacher, long_tail
 from clrl.envs.skill import Skill, Terms, box
 from clrl.envs.world import World
 
-METAWORLD = "3.0.0"  # whose assets these skills run on
-_INSTALL = f'install it with `pip install "clrl[metaworld]"` (metaworld=={METAWORLD})'
 _STEP = 0.01  # hand displacement of a full action, m
-_UPRIGHT = (1.0, 0.0, 1.0, 0.0)  # of the mocap body
-_SETTLE = 50  # control steps in which the arm comes to its start
 _FRAME = 18  # hand, gripper, two objects
 _BOUND = 10.0
 _HAND_LOW, _HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)  # of the observation
 _TRIES = 12  # draws of a start and goal that must lie apart; all fail once in 10^8 resets
-# What an episode remembers, in MjData.userdata: whether it has stepped, the frame before this
-# one, the target and where the object started.
-_BEFORE, _TARGET, _START = slice(1, 19), slice(19, 22), slice(22, 25)
-_MEMORY = 25
-
 Box3 = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -161,13 +150,13 @@ class SawyerSkill(Skill):
     @property
     def settled(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         """The model and the state its episodes start from, derived fields up to date."""
-        return _settle(type(self))
+        return settle(type(self))
 
     @cached_property
     def tcp_start(self) -> Tensor:
         """Middle of the fingertips at the start, (1, 3)."""
         data = self.settled[1]
-        return torch.tensor(data.userdata[_START]).clone()[None]
+        return torch.tensor(data.userdata[START]).clone()[None]
 
     @cached_property
     def rest(self) -> Tensor:
@@ -215,7 +204,7 @@ class SawyerSkill(Skill):
     def act(self, world: World, action: Tensor) -> None:
         """Move the mocap body, close the gripper, remember the frame before."""
         memory, mocap = world.field("userdata"), world.field("mocap_pos")
-        memory[:, _BEFORE] = self.frame(world)
+        memory[:, BEFORE] = self.frame(world)
         memory[:, 0] = 1.0
         hand = mocap[:, 0] + _STEP * action[:, :3]
         mocap[:, 0] = torch.clamp(hand, *map(constant, self.hand_range))
@@ -241,10 +230,10 @@ class SawyerSkill(Skill):
     def observe(self, world: World) -> Tensor:
         """The table of the class docstring."""
         memory, now = world.field("userdata"), self.frame(world)
-        before = torch.where(memory[:, :1] > 0, memory[:, _BEFORE], now)
+        before = torch.where(memory[:, :1] > 0, memory[:, BEFORE], now)
         frames = torch.stack((now, before), dim=1)
         frames[..., :3].clamp_(constant(_HAND_LOW), constant(_HAND_HIGH))
-        goal = memory[:, _TARGET].clamp(*map(constant, self.goal_range))
+        goal = memory[:, TARGET].clamp(*map(constant, self.goal_range))
         return torch.cat((frames.flatten(1), goal), dim=1).clamp(-_BOUND, _BOUND)
 
     def look(self, world: World) -> View:
@@ -255,7 +244,7 @@ class SawyerSkill(Skill):
         memory = world.field("userdata")
         left, right = (world.named("site_xpos", f"{s}EndEffector") for s in ("left", "right"))
         return View(
-            world, self.frame(world), (right + left) / 2, memory[:, _TARGET], memory[:, _START]
+            world, self.frame(world), (right + left) / 2, memory[:, TARGET], memory[:, START]
         )
 
     def reward(self, world: World) -> Terms:
@@ -355,59 +344,6 @@ class SawyerSkill(Skill):
         pick = torch.where(lifting, 100.0 * height.clamp(max=lift), 0.0)
         pick = torch.where(lifted, 100.0 * lift, pick)
         return reach + pick + torch.where(lifted & (near < 0.1), pay.clamp(min=0.0), 0.0)
-
-
-@cache
-def assets() -> Path:
-    """Folder of Meta-World's models.
-
-    Raises:
-        ValueError: Meta-World is missing, of another version, or without its models.
-    """
-    try:
-        found = version("metaworld")
-    except PackageNotFoundError:
-        raise ValueError(f"the cw skills need Meta-World's models; {_INSTALL}") from None
-    if found != METAWORLD:
-        raise ValueError(f"the cw skills need metaworld {METAWORLD}, not {found}; {_INSTALL}")
-    spec = find_spec("metaworld")
-    folder = Path(spec.origin or "").parent / "assets" / "sawyer_xyz" if spec else Path("missing")
-    if not folder.is_dir():
-        raise ValueError(f"Meta-World's models are missing at {folder}; {_INSTALL}")
-    return folder
-
-
-@cache
-def _settle(kind: type[SawyerSkill]) -> tuple[mujoco.MjModel, mujoco.MjData]:
-    """Let the arm come to rest as Meta-World's own reset does, once for all episodes."""
-    path = assets() / kind.scene
-    if not path.is_file():
-        raise ValueError(f"Meta-World's model {path} is missing; {_INSTALL}")
-    spec = mujoco.MjSpec.from_file(str(path))
-    spec.nuserdata = _MEMORY
-    spec.add_key(name="settled")
-    model = spec.compile()
-    # Meta-World welds hand and mocap body in place, with five times the default torque.
-    model.eq_data[:, :11] = (*[0.0] * 6, -1.0, 0.0, 0.0, 0.0, 5.0)
-    data = mujoco.MjData(model)
-    if kind.fixture:
-        low, high = kind.ranges[0][-3:], kind.ranges[1][-3:]
-        model.body(kind.fixture).pos = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
-    for _ in range(_SETTLE):
-        data.mocap_pos[0], data.mocap_quat[0] = kind.hand_start, _UPRIGHT
-        data.ctrl[:] = (-1.0, 1.0)
-        mujoco.mj_step(model, data, kind.substeps)
-    # Meta-World reads where the fingertips are before their positions are refreshed.
-    tips = [data.site(f"{side}EndEffector").xpos for side in ("right", "left")]
-    data.userdata[_START] = (tips[0] + tips[1]) / 2
-    if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, "obj") >= 0:
-        data.userdata[:2] = data.body("obj").xpos[2], data.geom("objGeom").xpos[2]
-    kind.arrange(data)
-    mujoco.mj_forward(model, data)
-    for field in ("qpos", "qvel", "ctrl"):
-        getattr(model, f"key_{field}")[0] = getattr(data, field)
-    model.key_mpos[0], model.key_mquat[0] = data.mocap_pos.ravel(), data.mocap_quat.ravel()
-    return model, data
 
 
 @cache

@@ -163,33 +163,33 @@ def test_a_missing_or_other_meta_world_is_one_line(
 ) -> None:
     from importlib.metadata import PackageNotFoundError
 
-    from clrl.envs import sawyer
+    from clrl.envs import sawyer_model
 
     def version(_: str) -> str:
         if installed is None:
             raise PackageNotFoundError
         return installed
 
-    monkeypatch.setattr(sawyer, "version", version)
-    sawyer.assets.cache_clear()
+    monkeypatch.setattr(sawyer_model, "version", version)
+    sawyer_model.assets.cache_clear()
     try:
         with pytest.raises(ValueError, match=said) as caught:
             make_skill("cw-push")
         assert 'pip install "clrl[metaworld]"' in str(caught.value)
     finally:
-        sawyer.assets.cache_clear()
+        sawyer_model.assets.cache_clear()
 
 
 def test_missing_models_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     from types import SimpleNamespace
 
-    from clrl.envs import sawyer
+    from clrl.envs import sawyer_model
 
     origin = SimpleNamespace(origin=str(tmp_path / "metaworld" / "__init__.py"))
-    monkeypatch.setattr(sawyer, "find_spec", lambda _: origin)
-    sawyer.assets.cache_clear()
+    monkeypatch.setattr(sawyer_model, "find_spec", lambda _: origin)
+    sawyer_model.assets.cache_clear()
     try:
         with pytest.raises(ValueError, match="models are missing"):
             make_skill("cw-push")
     finally:
-        sawyer.assets.cache_clear()
+        sawyer_model.assets.cache_clear()
