@@ -191,17 +191,10 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         layer_norm: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Build the policy; arguments as in `MultiHeadPPOPolicy`, and one more.
+        """Build the policy; arguments as in `MultiHeadPPOPolicy`, and `layer_norm`.
 
-        Args:
-            args: As SB3's `SACPolicy`.
-            multi_head: One head per skill; otherwise one head, told the skill by a one-hot.
-            n_heads: Heads to make room for at once, as loading does.
-            normalize: Normalise observations with statistics per skill.
-            max_skills: Most skills the policy can hold.
-            layer_norm: Layer norm and tanh after the first layer and leaky ReLU after the others,
-                in actor and critics, as Continual World has it (Wolczyk et al., 2021, appendix A).
-            kwargs: As SB3's `SACPolicy`.
+        It puts layer norm and tanh after the first layer and leaky ReLU in place of ReLU after the
+        others, in actor and critics, as Continual World has it (Wolczyk et al., NeurIPS 2021).
         """
         if kwargs.get("use_sde"):
             raise ValueError("clrl agents work without gSDE")
@@ -268,6 +261,8 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
 
 def _normalise(layers: Any) -> None:
     """Put layer norm and tanh after the first of some layers, leaky ReLU after the others."""
+    if len(layers) < 2:
+        raise ValueError("layer_norm needs a hidden layer; give net_arch at least one")
     for i, layer in enumerate(layers):
         if isinstance(layer, nn.ReLU):
             layers[i] = nn.LeakyReLU(0.2)

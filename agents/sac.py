@@ -33,7 +33,7 @@ class ContinualSAC(Continual, SAC):
             explore: Who acts while a new skill warms up (`learning_starts` steps): "random", or
                 "best-head": the earlier skills' heads take turns, one a world, then the one whose
                 worlds earned most acts in all (Wolczyk et al., "Disentangling Transfer in
-                Continual Reinforcement Learning", NeurIPS 2022, section 4).
+                Continual Reinforcement Learning", NeurIPS 2022).
             kwargs: As SB3's `SAC` and `Continual`.
 
         Raises:

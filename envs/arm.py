@@ -8,7 +8,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from clrl.envs.skill import Skill, box
+from clrl.envs.skill import Skill, between, box, constant
 from clrl.envs.world import World
 
 _REACH = 0.04  # hand displacement that a full action asks for, m
@@ -144,20 +144,6 @@ def near(a: Tensor, b: Tensor, scale: float) -> Tensor:
 def within(a: Tensor, b: Tensor, distance: float) -> Tensor:
     """Whether two points of shape (n, 3) are closer than `distance` m, (n,)."""
     return (a - b).square().sum(dim=1) < distance**2
-
-
-def between(
-    random: Tensor, low: float | tuple[float, ...], high: float | tuple[float, ...]
-) -> Tensor:
-    """Map numbers in [0, 1) to [low, high)."""
-    floor = constant(low)
-    return floor + random * (constant(high) - floor)
-
-
-@cache
-def constant(values: float | tuple[float, ...]) -> Tensor:
-    """Fixed numbers as a tensor, made once; not to be written to."""
-    return torch.tensor(values, dtype=torch.float64)
 
 
 @cache

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from clrl.envs.arm import OPEN, ArmSkill, between, constant, near, within
-from clrl.envs.skill import Terms
+from clrl.envs.arm import OPEN, ArmSkill, near, within
+from clrl.envs.skill import Terms, between, constant
 from clrl.envs.world import World
 
 _HELD = 0.022  # travel of a finger that touches the puck, m

@@ -4,9 +4,9 @@ import mujoco
 import torch
 from torch import Tensor
 
-from clrl.envs.arm import constant
 from clrl.envs.sawyer import SawyerSkill, View
-from clrl.envs.shaping import bell, distance, hamacher, long_tail, lure
+from clrl.envs.shaping import bell, distance, hamacher, long_tail, lure, when_near
+from clrl.envs.skill import constant
 from clrl.envs.world import World
 
 _NO_QUATERNION = (0.0, 0.0, 0.0, 0.0)
@@ -24,7 +24,7 @@ class _Mechanism(SawyerSkill):
 
     def offset(self, site: str) -> Tensor:
         """From the fixture to one of its sites when an episode starts, (3,)."""
-        data = self.settled[1]
+        data = self.settled.data
         return torch.tensor(data.site(site).xpos - data.body(self.fixture).xpos)
 
 
@@ -56,16 +56,14 @@ class FaucetClose(SawyerSkill):
         """Reach the knob, bring it to the target."""
         to_target = distance(view.object, view.target)
         margin = (distance(view.start, view.target) - 0.07).abs()
-        reach = bell(self.approach(view), 0.01, self.approach_margin(view.start, 0.01))
+        reach = bell(self.approach(view), 0.01, self.approach_margin(view, 0.01))
         reward = 4.0 * reach + 6.0 * long_tail(to_target, 0.07, margin)
         return torch.where(to_target <= 0.07, 10.0, reward)
 
     def reward_v1(self, view: View) -> Tensor:
         """Reach the knob, then be paid for the way made."""
-        near = self.approach(view)
-        way = distance(view.object, view.target)
-        paid = lure(way, distance(view.start, view.target)).clamp(min=0.0)
-        return torch.where(near < 0.05, paid, 0.0) - near
+        way, most = (distance(at, view.target) for at in (view.object, view.start))
+        return when_near(self.approach(view), lure(way, most).clamp(min=0.0))
 
     def solved(self, view: View) -> Tensor:
         """Within 7 cm."""
@@ -94,7 +92,7 @@ class HandlePressSide(_Mechanism):
         """Be at the handle and have it down."""
         left = self.left(view)
         margin = ((view.start - view.target)[:, 2].abs() - 0.02).abs()
-        reach = long_tail(self.approach(view), 0.02, self.approach_margin(view.start, 0.02))
+        reach = long_tail(self.approach(view), 0.02, self.approach_margin(view, 0.02))
         reward = 10.0 * hamacher(reach, long_tail(left, 0.02, margin))
         return torch.where(left <= 0.02, 10.0, reward)
 
@@ -102,7 +100,7 @@ class HandlePressSide(_Mechanism):
         """Reach the handle with the left finger, then be paid for the way down."""
         near = distance(view.object, view.world.named("site_xpos", "leftEndEffector"))
         most = (view.start - view.target)[:, 2].abs()
-        return torch.where(near < 0.05, lure(self.left(view), most).clamp(min=0.0), 0.0) - near
+        return when_near(near, lure(self.left(view), most).clamp(min=0.0))
 
     def solved(self, view: View) -> Tensor:
         """Within 2 cm of its end."""
@@ -131,13 +129,12 @@ class WindowClose(_Mechanism):
     def reward_v2(self, view: View) -> Tensor:
         """Be at the handle and have it shut."""
         margin = ((view.start - view.target)[:, 0].abs() - 0.05).abs()
-        reach = bell(self.approach(view), 0.02, self.approach_margin(view.start, 0.02))
+        reach = bell(self.approach(view), 0.02, self.approach_margin(view, 0.02))
         return 10.0 * hamacher(reach, long_tail(self.left(view), 0.05, margin))
 
     def reward_v1(self, view: View) -> Tensor:
         """Reach the handle, then be paid for the way made, even below nothing."""
-        near = self.approach(view)
-        return torch.where(near < 0.05, lure(self.left(view), 0.2), 0.0) - near
+        return when_near(self.approach(view), lure(self.left(view), 0.2))
 
     def solved(self, view: View) -> Tensor:
         """Within 5 cm."""

@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clrl.envs.arm import constant
 from clrl.envs.sawyer import SawyerSkill, View
-from clrl.envs.shaping import distance, hamacher, long_tail, lure, quaternion
+from clrl.envs.shaping import distance, hamacher, long_tail, lure, quaternion, when_near
+from clrl.envs.skill import constant
 from clrl.envs.world import World
 
 _RADIUS = 0.05  # around a target, m
@@ -17,6 +17,7 @@ class _Puck(SawyerSkill):
     """A free puck and a goal for it."""
 
     mesh: ClassVar[bool] = False  # observe the mesh's centre instead of the body's origin
+    reached: ClassVar[float] = 0.07  # distance from puck to goal that is success, m
 
     def objects(self, world: World) -> list[Tensor]:
         """The puck; its quaternion has the scalar last."""
@@ -25,15 +26,11 @@ class _Puck(SawyerSkill):
 
     def place(self, world: World, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Puck at the first draw, goal at the second, both at the height where the puck rests."""
-        start = torch.cat((drawn[:, :2], self.height.expand(len(drawn), 1)), dim=1)
+        rest = self.settled.rest[self.mesh]
+        start = torch.cat((drawn[:, :2], torch.full_like(drawn[:, :1], rest)), dim=1)
         world.field("qpos")[mask, 9:12] = start
         world.field("qvel")[mask, 9:15] = 0.0
         return torch.cat((drawn[:, 3:5], start[:, 2:]), dim=1), start
-
-    @property
-    def height(self) -> Tensor:
-        """Of the resting puck, (1, 1)."""
-        return self.rest[1 if self.mesh else 0].view(1, 1)
 
     def way(self, view: View) -> Tensor:
         """Distance from puck to goal: in space for the second reward, in the plane for the first.
@@ -46,13 +43,18 @@ class _Puck(SawyerSkill):
     def reward_v1(self, view: View) -> Tensor:
         """Come near, then be paid for the way made."""
         near, most = self.approach(view), distance(view.start[:, :2], view.target[:, :2])
-        return torch.where(near < 0.05, lure(self.way(view), most).clamp(min=0.0), 0.0) - near
+        return when_near(near, lure(self.way(view), most).clamp(min=0.0))
+
+    def solved(self, view: View) -> Tensor:
+        """Close enough to the goal."""
+        return self.way(view) <= self.reached
 
 
 class Push(_Puck):
     """Push the puck to a goal; success within 5 cm."""
 
     name = "push"
+    reached = 0.05
     scene = "sawyer_push_v3.xml"
     ranges = ((-0.1, 0.6, 0.02, -0.1, 0.8, 0.01), (0.1, 0.7, 0.02, 0.1, 0.9, 0.02))
     goal_range = ((-0.1, 0.8, 0.01), (0.1, 0.9, 0.02))
@@ -66,10 +68,6 @@ class Push(_Puck):
         held = (self.approach(view) < 0.02) & (view.opened > 0)
         reward = torch.where(held, 2.0 * caged + 1.0 + 5.0 * placed, caged)
         return torch.where(way < _RADIUS, 10.0, reward)
-
-    def solved(self, view: View) -> Tensor:
-        """Within 5 cm."""
-        return self.way(view) <= 0.05
 
 
 class PushWall(_Puck):
@@ -99,10 +97,6 @@ class PushWall(_Puck):
         reward = torch.where(held, caged + 1.0 + pay, caged)
         return torch.where(way < _RADIUS, 10.0, reward)
 
-    def solved(self, view: View) -> Tensor:
-        """Within 7 cm."""
-        return self.way(view) <= 0.07
-
 
 class PushBack(_Puck):
     """Pull the puck back towards the robot; success within 7 cm."""
@@ -131,15 +125,11 @@ class PushBack(_Puck):
         caged = long_tail(gaps, 0.05, margin, 0.007)
         gripped = long_tail(gaps, 0.007 + 0.003, margin, 0.007)
         xz = [0, 2]
-        wide = distance(view.start[:, xz], self.tcp_start[:, xz]) - 0.01
+        wide = distance(view.start[:, xz], self.settled.tcp[:, xz]) - 0.01
         along = long_tail(distance(view.tcp[:, xz], puck[:, xz]), 0.01, wide)
         around = hamacher(hamacher(caged[:, 1], caged[:, 0]), along)
         grip = hamacher(gripped[:, 1], gripped[:, 0])
         return (around + torch.where(around > 0.95, grip, 0.0)) / 2
-
-    def solved(self, view: View) -> Tensor:
-        """Within 7 cm."""
-        return self.way(view) <= 0.07
 
 
 class ShelfPlace(_Puck):
@@ -185,12 +175,9 @@ class ShelfPlace(_Puck):
 
     def reward_v1(self, view: View) -> Tensor:
         """Reach, close, lift, carry."""
-        way, ground = self.way(view), float(self.rest[1])
+        way, ground = self.way(view), self.settled.rest[1]
         lift = ground + 0.04
         start = torch.cat((view.start[:, :2], constant((lift,)).expand(len(way), 1)), dim=1)
         most = distance(start, view.target) + lift
-        return self.carry_v1(view, way, lure(way, most), ground, lift, descend=True)
-
-    def solved(self, view: View) -> Tensor:
-        """Within 7 cm."""
-        return self.way(view) <= 0.07
+        above = (view.tcp - self.settled.tcp)[:, 2].abs()
+        return self.carry_v1(view, way, lure(way, most), ground, lift, above)

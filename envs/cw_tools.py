@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from clrl.envs.arm import constant
 from clrl.envs.sawyer import SawyerSkill, View
-from clrl.envs.shaping import distance, hamacher, long_tail, lure, quaternion
+from clrl.envs.shaping import NEAR, distance, hamacher, long_tail, lure, quaternion
+from clrl.envs.skill import constant
 from clrl.envs.world import World
 
 _RADIUS = 0.05  # around a target, m
+_STICK = 0.02  # height of the stick on the table, m
 
 
 class Hammer(SawyerSkill):
@@ -29,7 +30,7 @@ class Hammer(SawyerSkill):
         """Hammer at the draw; the nail stands still."""
         world.field("qpos")[mask, 9:12] = drawn
         world.field("qvel")[mask, 9:15] = 0.0
-        return torch.tensor(self.settled[1].site("goal").xpos).expand(len(drawn), 3), drawn
+        return torch.tensor(self.settled.data.site("goal").xpos).expand(len(drawn), 3), drawn
 
     def reward_v2(self, view: View) -> Tensor:
         """Grip the handle anywhere along it, lift it level, and bring its head to the nail."""
@@ -75,7 +76,7 @@ class StickPull(SawyerSkill):
 
     def place(self, world: World, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Stick at the first draw, goal for the thermos at the second."""
-        height = constant((0.02,)).expand(len(drawn), 1)
+        height = torch.full_like(drawn[:, :1], _STICK)
         start = torch.cat((drawn[:, :2], height), dim=1)
         qpos, qvel = world.field("qpos"), world.field("qvel")
         qpos[mask, 9:12] = start
@@ -112,12 +113,12 @@ class StickPull(SawyerSkill):
         stick, handle = view.object, view.second
         insert = distance(stick, handle)
         pull = distance(handle[:, :2], view.target[:, :2])
-        thermos, (rest, lift) = self._thermos(), self._heights()
+        thermos, lift = self._thermos(), _STICK + 0.04
         raised = torch.cat((thermos[:, :2], constant((lift,)).view(1, 1)), dim=1)
         pay = lure(insert, distance(raised, view.start) + lift)
         most = distance(thermos[:, :2], view.target[:, :2])
         pay = pay + torch.where(insert < 0.05, lure(pull, most, 2000.0), 0.0)
-        return self.carry_v1(view, pull, pay, rest, lift)
+        return self.carry_v1(view, pull, pay, _STICK, lift)
 
     def solved(self, view: View) -> Tensor:
         """Stick in the handle, handle within 12 cm."""
@@ -129,10 +130,7 @@ class StickPull(SawyerSkill):
 
     def _thermos(self) -> Tensor:
         """Where the thermos' body is before it moves, (1, 3)."""
-        return torch.tensor(self.settled[1].body("object").xpos)[None]
-
-    def _heights(self) -> tuple[float, float]:
-        return 0.02, 0.06
+        return torch.tensor(self.settled.data.body("object").xpos)[None]
 
 
 class PegUnplugSide(SawyerSkill):
@@ -169,13 +167,9 @@ class PegUnplugSide(SawyerSkill):
 
     def reward_v1(self, view: View) -> Tensor:
         """Reach from above, close, then be paid for the way made in the plane."""
-        near, way = self.approach(view), self._flat(view)
-        flat = distance(view.object[:, :2], view.tcp[:, :2])
-        above = (view.tcp[:, 2] - self.hand_start[2]).abs()
-        reach = torch.where(flat < 0.05, -near, -flat - 2.0 * above)
-        reach = torch.where(near < 0.05, view.effort.clamp(min=0.0) / 50 - near, reach)
-        pay = lure(way, distance(view.start, view.target)).clamp(min=0.0)
-        return reach + torch.where(near < 0.05, pay, 0.0)
+        reach = self.reach_v1(view, (view.tcp[:, 2] - self.hand_start[2]).abs())
+        pay = lure(self._flat(view), distance(view.start, view.target)).clamp(min=0.0)
+        return reach + torch.where(self.approach(view) < NEAR, pay, 0.0)
 
     def solved(self, view: View) -> Tensor:
         """Within 7 cm, in the plane under the first reward."""

@@ -21,7 +21,7 @@ class SkillEnv(gym.Env[Array, Array]):
     """One world of a skill.
 
     An episode is truncated at the skill's horizon and never terminates. `info` holds each term of
-    the reward, `success` at this step and `is_success` at any step so far.
+    the reward, `success` at this step and `is_success` so far, by the skill's rule.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 40}  # noqa: RUF012

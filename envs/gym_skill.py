@@ -12,6 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from clrl.envs.catalog import unknown_skill
+from clrl.envs.skill import checked_rule
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
@@ -19,18 +20,19 @@ _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 class GymSkill:
     """A Gymnasium id as a skill.
 
-    Success is what the environment says in `info` (`is_success` or `success`) at any step, or,
-    where it says nothing, an episode's return of at least `success_return`.
+    Success is what the environment says in `info` (`is_success` or `success`) at any step
+    or at the last, as `success_rule` has it, or, where it says nothing, an episode's return of at
+    least `success_return`.
     """
 
     steps = 500_000
-    success_rule = "any-step"
 
     def __init__(
         self,
         key: str,
         *,
         name: str | None = None,
+        success_rule: str = "any-step",
         success_return: float | None = None,
         horizon: int | None = None,
         env_kwargs: dict[str, Any] | None = None,
@@ -40,6 +42,7 @@ class GymSkill:
         Args:
             key: Gymnasium id, such as "Reacher-v5".
             name: Within a curriculum; the id by default.
+            success_rule: Whether `info` decides at "any-step" or at the "last-step".
             success_return: Return that counts as success; the id's own reward threshold by default.
             horizon: Steps per episode; the id's own by default.
             env_kwargs: Passed to `gymnasium.make`.
@@ -51,6 +54,7 @@ class GymSkill:
             raise ValueError(unknown_skill(key))
         spec = gym.spec(key)
         self.id, self.name = key, name or key
+        self.success_rule = checked_rule(success_rule)
         self._kwargs = dict(env_kwargs or {})
         horizon = horizon or spec.max_episode_steps
         if horizon is None or horizon < 1:
@@ -58,6 +62,7 @@ class GymSkill:
         self.horizon = horizon
         self._options = {
             **({"name": name} if name else {}),
+            "success_rule": success_rule,
             "success_return": success_return,
             "horizon": horizon,
             "env_kwargs": self._kwargs,
@@ -80,7 +85,7 @@ class GymSkill:
 
     def _make(self) -> gym.Env[Any, Any]:
         env = gym.make(self.id, max_episode_steps=self.horizon, **self._kwargs)
-        return _Succeed(env, self._threshold)
+        return _Succeed(env, self._threshold, self.success_rule == "any-step")
 
     def vec_env(
         self, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False
@@ -93,11 +98,12 @@ class GymSkill:
 
 
 class _Succeed(gym.Wrapper[Any, Any, Any, Any]):
-    """Puts `is_success`, at any step so far, into `info`."""
+    """Puts `is_success`, by the rule of success so far, into `info`."""
 
-    def __init__(self, env: gym.Env[Any, Any], threshold: float | None) -> None:
+    def __init__(self, env: gym.Env[Any, Any], threshold: float | None, any_step: bool) -> None:
         super().__init__(env)
         self._threshold = threshold
+        self._any = any_step
         self.total = 0.0
         self.succeeded = False
 
@@ -109,7 +115,8 @@ class _Succeed(gym.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.total += float(reward)
         if said := {"is_success", "success"} & set(info):
-            self.succeeded |= any(bool(info[key]) for key in said)
+            now = any(bool(info[key]) for key in said)
+            self.succeeded = now or (self._any and self.succeeded)
         elif self._threshold is not None and (terminated or truncated):
             self.succeeded = self.total >= self._threshold
         return observation, reward, terminated, truncated, {**info, "is_success": self.succeeded}

@@ -1,17 +1,16 @@
 """Meta-World's Sawyer scene on batches: what the Continual World skills share."""
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, ClassVar
 
 import mujoco
 import torch
 from torch import Tensor
 
-from clrl.envs.arm import between, constant
-from clrl.envs.sawyer_model import BEFORE, START, TARGET, assets, settle
-from clrl.envs.shaping import distance, hamacher, long_tail
-from clrl.envs.skill import Skill, Terms, box
+from clrl.envs.sawyer_model import BEFORE, START, TARGET, Settled, assets, settle
+from clrl.envs.shaping import NEAR, distance, hamacher, long_tail
+from clrl.envs.skill import Skill, Terms, between, box, constant
 from clrl.envs.world import World
 
 _STEP = 0.01  # hand displacement of a full action, m
@@ -145,23 +144,12 @@ class SawyerSkill(Skill):
     @property
     def model(self) -> mujoco.MjModel:
         """The scene with the arm settled, compiled once per class."""
-        return self.settled[0]
+        return self.settled.model
 
     @property
-    def settled(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        """The model and the state its episodes start from, derived fields up to date."""
+    def settled(self) -> Settled:
+        """Where its episodes start."""
         return settle(type(self))
-
-    @cached_property
-    def tcp_start(self) -> Tensor:
-        """Middle of the fingertips at the start, (1, 3)."""
-        data = self.settled[1]
-        return torch.tensor(data.userdata[START]).clone()[None]
-
-    @cached_property
-    def rest(self) -> Tensor:
-        """Height of the free object at rest: its origin's and its mesh's, (2,)."""
-        return torch.tensor(self.settled[1].userdata[:2])
 
     def reset(self, world: World, mask: Tensor, random: Tensor) -> None:
         """Place object, fixture and goal."""
@@ -170,7 +158,7 @@ class SawyerSkill(Skill):
             index = world.model.body(self.fixture).id
             world.parameter("body_pos")[mask, index] = self.fixture_place(drawn)
         target, start = self.place(world, mask, drawn)
-        memory = torch.cat((torch.zeros(len(drawn), 19, dtype=torch.float64), target, start), dim=1)
+        memory = torch.cat((_zeros(len(drawn), TARGET.start), target, start), dim=1)
         world.field("userdata")[mask] = memory
         if site := self.goal_site():
             world.parameter("site_pos")[mask, site] = target
@@ -297,7 +285,7 @@ class SawyerSkill(Skill):
         sides = long_tail((pads - position[:, 1:2]).abs(), pad, margin, radius)
         across = hamacher(sides[:, 0], sides[:, 1])
         xz = [0, 2]
-        wide = distance(start[:, xz], self.tcp_start[:, xz]) - reach
+        wide = distance(start[:, xz], self.settled.tcp[:, xz]) - reach
         along = long_tail(distance(view.tcp[:, xz], position[:, xz]), reach, wide)
         around = hamacher(across, along)
         closing = view.effort.clamp(0.0, effort) / effort
@@ -308,9 +296,23 @@ class SawyerSkill(Skill):
         """Distance from fingertips to object, (n,)."""
         return distance(view.object, view.tcp)
 
-    def approach_margin(self, start: Tensor, radius: float) -> Tensor:
+    def approach_margin(self, view: View, radius: float) -> Tensor:
         """How far beyond `radius` the object was from the fingertips at the reset, (n,)."""
-        return (distance(start, self.tcp_start) - radius).abs()
+        return (distance(view.start, self.settled.tcp) - radius).abs()
+
+    def reach_v1(self, view: View, above: Tensor | None = None) -> Tensor:
+        """The first reward for reaching an object, and for closing the gripper there, (n,).
+
+        Args:
+            view: What is seen.
+            above: What keeps the hand from coming down beside the object, (n,), m; None to let it.
+        """
+        near = self.approach(view)
+        far = -near
+        if above is not None:
+            flat = distance(view.object[:, :2], view.tcp[:, :2])
+            far = torch.where(flat < NEAR, far, -flat - 2.0 * above)
+        return torch.where(near < NEAR, view.effort.clamp(min=0.0) / 50 - near, far)
 
     def carry_v1(
         self,
@@ -319,7 +321,7 @@ class SawyerSkill(Skill):
         pay: Tensor,
         ground: float,
         lift: float,
-        descend: bool = False,
+        above: Tensor | None = None,
     ) -> Tensor:
         """The first reward of all carrying skills: reach, close, lift, then be paid.
 
@@ -329,21 +331,16 @@ class SawyerSkill(Skill):
             pay: For carrying it there, (n,).
             ground: Height of the object at rest, m.
             lift: Height to lift it to, m.
-            descend: Reach from above.
+            above: As in `reach_v1`.
         """
         near, height = self.approach(view), view.object[:, 2]
-        reach = -near
-        if descend:
-            flat = distance(view.object[:, :2], view.tcp[:, :2])
-            above = (view.tcp - self.tcp_start)[:, 2].abs()
-            reach = torch.where(flat < 0.05, reach, -flat - 2.0 * above)
-        reach = torch.where(near < 0.05, view.effort.clamp(min=0.0) / 50 - near, reach)
         dropped = (height < ground + 0.005) & (way > 0.02) & (near > 0.02)
         lifted = (height >= lift - 0.01) & ~dropped
         lifting = (near < 0.1) & (height > ground + 0.005)
         pick = torch.where(lifting, 100.0 * height.clamp(max=lift), 0.0)
         pick = torch.where(lifted, 100.0 * lift, pick)
-        return reach + pick + torch.where(lifted & (near < 0.1), pay.clamp(min=0.0), 0.0)
+        carried = torch.where(lifted & (near < 0.1), pay.clamp(min=0.0), 0.0)
+        return self.reach_v1(view, above) + pick + carried
 
 
 @cache

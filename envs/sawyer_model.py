@@ -1,5 +1,6 @@
 """Meta-World's models of the Sawyer, and the state in which episodes start."""
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -7,18 +8,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mujoco
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from clrl.envs.sawyer import SawyerSkill
 
 METAWORLD = "3.0.0"  # whose assets these skills run on
-_INSTALL = f'install it with `pip install "clrl[metaworld]"` (metaworld=={METAWORLD})'
+_INSTALL = f"install them with `pip install metaworld=={METAWORLD}`"
 _UPRIGHT = (1.0, 0.0, 1.0, 0.0)  # of the mocap body
 _SETTLE = 50  # control steps in which the arm comes to its start
 # What an episode remembers, in MjData.userdata: whether it has stepped, the frame before this
 # one, the target and where the object started.
 BEFORE, TARGET, START = slice(1, 19), slice(19, 22), slice(22, 25)
 MEMORY = 25
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Where episodes of a skill start.
+
+    Attributes:
+        model: The scene; its keyframe 0 is the state below.
+        data: The arm at rest, derived fields up to date.
+        tcp: Middle of the fingertips, (1, 3), m, one physics step before: Meta-World reads it
+            before it refreshes positions, and measures rewards from there.
+        rest: Height of the free puck's origin and of its mesh, likewise; zeros without a puck.
+    """
+
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    tcp: Tensor
+    rest: tuple[float, float]
 
 
 @cache
@@ -42,7 +63,7 @@ def assets() -> Path:
 
 
 @cache
-def settle(kind: "type[SawyerSkill]") -> tuple[mujoco.MjModel, mujoco.MjData]:
+def settle(kind: "type[SawyerSkill]") -> Settled:
     """Let the arm come to rest as Meta-World's own reset does, once for all episodes."""
     path = assets() / kind.scene
     if not path.is_file():
@@ -61,14 +82,14 @@ def settle(kind: "type[SawyerSkill]") -> tuple[mujoco.MjModel, mujoco.MjData]:
         data.mocap_pos[0], data.mocap_quat[0] = kind.hand_start, _UPRIGHT
         data.ctrl[:] = (-1.0, 1.0)
         mujoco.mj_step(model, data, kind.substeps)
-    # Meta-World reads where the fingertips are before their positions are refreshed.
-    tips = [data.site(f"{side}EndEffector").xpos for side in ("right", "left")]
-    data.userdata[START] = (tips[0] + tips[1]) / 2
+    right, left = (data.site(f"{side}EndEffector").xpos for side in ("right", "left"))
+    tcp = torch.tensor((right + left) / 2)[None]
+    rest = (0.0, 0.0)
     if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, "obj") >= 0:
-        data.userdata[:2] = data.body("obj").xpos[2], data.geom("objGeom").xpos[2]
+        rest = float(data.body("obj").xpos[2]), float(data.geom("objGeom").xpos[2])
     kind.arrange(data)
     mujoco.mj_forward(model, data)
     for field in ("qpos", "qvel", "ctrl"):
         getattr(model, f"key_{field}")[0] = getattr(data, field)
     model.key_mpos[0], model.key_mquat[0] = data.mocap_pos.ravel(), data.mocap_quat.ravel()
-    return model, data
+    return Settled(model, data, tcp, rest)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+NEAR = 0.05  # of an object, for the first rewards, m
 _TAIL = 3.0  # sqrt(1 / 0.1 - 1): the long tail is 0.1 at its margin
 _GAUSS = 2.302585092994046  # -ln 0.1: so is the bell
 
@@ -61,6 +62,11 @@ def quaternion(matrix: Tensor) -> Tensor:
     choice = torch.cat((diagonal, trace), dim=1).argmax(dim=1)
     row = outer[torch.arange(len(m), device=m.device), choice]
     return row / row.square().sum(dim=1, keepdim=True).sqrt()
+
+
+def when_near(near: Tensor, pay: Tensor) -> Tensor:
+    """What the first rewards give: less the distance to the object, and pay once it is near."""
+    return torch.where(near < NEAR, pay, 0.0) - near
 
 
 def lure(distance: Tensor, most: Tensor | float, scale: float = 1000.0) -> Tensor:

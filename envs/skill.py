@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
+import torch
 from gymnasium import spaces
 from torch import Tensor
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from clrl.envs.vec_env import WorldVecEnv
 
 Terms = dict[str, Tensor]
-SUCCESS_RULES = ("any-step", "last-step")
+_LONGEST = 1_000_000  # control steps of an episode
+_RULES = ("any-step", "last-step")
 
 
 class Skill(ABC):
@@ -66,17 +69,18 @@ class Skill(ABC):
             success_rule: "any-step" or "last-step".
 
         Raises:
-            ValueError: an unknown rule, or a horizon below 1.
+            ValueError: an unknown rule, or a horizon out of range.
         """
         chosen = {"name": name, "horizon": horizon, "success_rule": success_rule}
         self._chosen = {key: value for key, value in chosen.items() if value is not None}
         for key, value in self._chosen.items():
             setattr(self, key, value)
-        if self.success_rule not in SUCCESS_RULES:
-            rules = " or ".join(SUCCESS_RULES)
-            raise ValueError(f"success_rule must be {rules}, got {success_rule!r}")
-        if not isinstance(self.horizon, int) or isinstance(horizon, bool) or self.horizon < 1:
-            raise ValueError(f"horizon must be a whole number >= 1, got {horizon!r}")
+        checked_rule(self.success_rule)
+        whole = isinstance(self.horizon, int) and not isinstance(self.horizon, bool)
+        if not (whole and 1 <= self.horizon <= _LONGEST):
+            raise ValueError(
+                f"horizon must be a whole number in [1, {_LONGEST:,}], got {self.horizon!r}"
+            )
 
     @property
     @abstractmethod
@@ -134,3 +138,24 @@ class Skill(ABC):
 def box(low: float, high: float, size: int) -> spaces.Box:
     """A float32 box with the same bounds in every dimension."""
     return spaces.Box(low, high, (size,), np.float32)
+
+
+def checked_rule(rule: str) -> str:
+    """A rule of success, if it is one; ValueError otherwise."""
+    if rule not in _RULES:
+        raise ValueError(f"success_rule must be {' or '.join(_RULES)}, got {rule!r}")
+    return rule
+
+
+def between(
+    random: Tensor, low: float | tuple[float, ...], high: float | tuple[float, ...]
+) -> Tensor:
+    """Map numbers in [0, 1) to [low, high)."""
+    floor = constant(low)
+    return floor + random * (constant(high) - floor)
+
+
+@cache
+def constant(values: float | tuple[float, ...]) -> Tensor:
+    """Fixed numbers as a tensor, made once; not to be written to."""
+    return torch.tensor(values, dtype=torch.float64)

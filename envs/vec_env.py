@@ -19,7 +19,7 @@ class WorldVecEnv(VecEnv):
     """n worlds of one skill, stepped together and reset one by one as their episodes end.
 
     The info of an ended episode has what SB3's Monitor would add (`episode`), the observation it
-    ended with, and `is_success`: whether the skill was accomplished at any step of the episode.
+    ended with, and `is_success`: whether the episode succeeded by the skill's rule.
     Other infos are empty, which keeps a step free of Python loops over worlds.
     """
 

@@ -48,7 +48,7 @@ class Score:
     """What one policy did on one skill.
 
     Attributes:
-        success: Whether each episode succeeded at any step, (episodes,), bool.
+        success: Whether each episode succeeded by its skill's rule, (episodes,), bool.
         returns: Undiscounted return of each episode, (episodes,), float64.
     """
 

@@ -59,6 +59,7 @@ def checked(document: Mapping[str, Any]) -> dict[str, Any]:
     }
     values |= {key: _matrix(key, document[key], len(skills)) for key in MATRICES}
     _check_order(values)
+    _check_each(values["protocol"], len(skills))
     values["metrics"] = _metrics(document["metrics"], values["success"])
     values["cost"] = _record("cost", document["cost"], _COST)
     values["versions"] = _record("versions", document["versions"], dict.fromkeys(_VERSIONS, _text))
@@ -111,6 +112,14 @@ def _check_order(values: Mapping[str, Any]) -> None:
                 raise ValueError(
                     f"success[{i}][{j}] must be within its interval [{low}, {high}], got {rate}"
                 )
+
+
+def _check_each(protocol: Mapping[str, Any], skills: int) -> None:
+    for key in ("horizon", "success"):
+        if isinstance(protocol[key], list) and len(protocol[key]) != skills:
+            raise ValueError(
+                f"protocol.{key} must have {skills} values, one a skill, got {len(protocol[key])}"
+            )
 
 
 def _record(

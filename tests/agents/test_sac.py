@@ -91,3 +91,8 @@ def test_the_first_skill_and_random_exploration_are_sb3s() -> None:
 def test_an_unknown_way_to_explore_is_refused() -> None:
     with pytest.raises(ValueError, match="explore must be 'random' or 'best-head', got 'often'"):
         agent(explore="often")
+
+
+def test_layer_norm_without_a_hidden_layer_is_refused() -> None:
+    with pytest.raises(ValueError, match="layer_norm needs a hidden layer"):
+        agent(policy_kwargs={"net_arch": [], "layer_norm": True})

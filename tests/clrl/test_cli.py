@@ -35,7 +35,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     [
         (["arm9"], "unknown curriculum 'arm9'; choose from arm3, arm6"),
         (["arm-reach,arm-fly"], "unknown skill 'arm-fly'"),
-        (["arm3", "--horizon", "0"], "horizon must be a whole number >= 1, got 0"),
+        (["arm3", "--horizon", "0"], "horizon must be a whole number in [1, 1,000,000], got 0"),
+        (["arm3", "--horizon", "9" * 12], "horizon must be a whole number in [1, 1,000,000]"),
         (["arm3", "--success", "often"], "success_rule must be any-step or last-step"),
         (["missing.toml"], "curriculum file missing.toml does not exist"),
         (["arm3", "--agent", "dqn"], "unknown agent 'dqn'; choose from ppo, sac"),

@@ -88,6 +88,35 @@ def test_short_episodes_have_no_more_weight() -> None:
     assert score.rate == pytest.approx(0.5, abs=0.08)  # counting whoever ends first gives less
 
 
+class Flicker(gym.Env[Any, Any]):
+    """Accomplished at the first of three steps and not at the last."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.clock = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.clock += 1
+        return np.zeros(1, np.float32), 0.0, False, False, {"success": self.clock == 1}
+
+
+@pytest.mark.parametrize(("rule", "rate"), [("any-step", 1.0), ("last-step", 0.0)])
+def test_the_rule_of_success_holds_for_gymnasium_ids_too(rule: str, rate: float) -> None:
+    make: Any = Flicker
+    gym.register("Flicker-v0", entry_point=make, max_episode_steps=3)
+    try:
+        curriculum = make_curriculum(["Flicker-v0"]).under(success_rule=rule)
+        assert curriculum.protocol == {"horizon": 3, "success": rule}
+        act = lambda o: np.zeros((len(o), 1), np.float32)  # noqa: E731
+        assert evaluate_skill(act, curriculum, "Flicker-v0", episodes=2).rate == rate
+    finally:
+        del gym.registry["Flicker-v0"]
+
+
 def test_every_skill_is_scored() -> None:
     scores = evaluate(nowhere, make_curriculum("arm3"), episodes=2)
     assert list(scores) == ["push", "dial", "drawer"]

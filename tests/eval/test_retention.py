@@ -206,3 +206,13 @@ def test_every_public_name_resolves() -> None:
     assert all(getattr(clrl.eval, name) is not None for name in clrl.eval.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'absent'"):
         _ = clrl.eval.absent
+
+
+def test_a_protocol_may_state_a_value_for_each_skill(result: Retention) -> None:
+    skills = len(result.skills)
+    document = json.loads(result.to_json())
+    document["protocol"] |= {"horizon": [100] * skills, "success": ["last-step"] * skills}
+    assert "last-step" in str(Retention.from_json(json.dumps(document)))
+    document["protocol"]["horizon"] = [100] * (skills + 1)
+    with pytest.raises(ValueError, match=f"protocol.horizon must have {skills} values"):
+        Retention.from_json(json.dumps(document))
