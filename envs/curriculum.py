@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +63,14 @@ class Curriculum:
         Raises:
             ValueError: no skill, a repeated name, a budget below 1, or spaces without a common one.
         """
-        built = tuple(_build(skill, skills[:i]) for i, skill in enumerate(skills))
+        built = _build(skills)
         if not built:
             raise ValueError(f"curriculum {name!r} has no skills")
         names = [skill.name for skill in built]
         if len(set(names)) < len(names):
-            raise ValueError(f"curriculum {name!r} repeats a skill: {', '.join(names)}")
+            raise ValueError(
+                f"curriculum {name!r} repeats a skill: {', '.join(names)}; give one another `name`"
+            )
         if isinstance(steps, int):
             steps = [steps] * len(built)
         budget = tuple(steps or (skill.steps for skill in built))
@@ -229,12 +232,17 @@ def _from_file(path: Path) -> Curriculum:
     return Curriculum.from_json(content, f"curriculum file {path}")
 
 
-def _build(skill: Task | str, before: Sequence[Task | str]) -> Task:
-    """A skill, by its id where it is one; an id's later turns are named "push-2", "push-3"."""
-    if not isinstance(skill, str):
-        return skill
-    built, turn = make_skill(skill), list(before).count(skill) + 1
-    return built if turn == 1 else make_skill(skill, name=f"{built.name}-{turn}")
+def _build(skills: Sequence[Task | str]) -> tuple[Task, ...]:
+    """Skills, by their ids where they are some; a name's later turns are "push-2", "push-3"."""
+    built: list[Task] = []
+    turns: Counter[str] = Counter()
+    for entry in skills:
+        skill = make_skill(entry) if isinstance(entry, str) else entry
+        turns[skill.name] += 1
+        if isinstance(entry, str) and (turn := turns[skill.name]) > 1:
+            skill = make_skill(entry, name=f"{skill.name}-{turn}")
+        built.append(skill)
+    return tuple(built)
 
 
 def _common(values: list[Any]) -> Any:

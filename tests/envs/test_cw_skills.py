@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 
 import clrl
 from benchmarks.metaworld_oracle import compare, expert_pairs, expert_success, oracle
-from clrl.envs import make_curriculum, make_skill
+from clrl.envs import Curriculum, make_curriculum, make_skill
 from clrl.envs.catalog import CURRICULA
 from clrl.envs.episodes import Episodes
 
@@ -137,6 +137,9 @@ def test_continual_worlds_sequences() -> None:
     assert twice.names == SKILLS + [f"{name}-2" for name in SKILLS]
     assert make_curriculum("cw20").from_json(twice.to_json()).names == twice.names
     assert [skill.horizon for skill in twice] == [200] * 20
+    assert make_curriculum("cw-push,arm-push").names == ["push", "push-2"]
+    with pytest.raises(ValueError, match="repeats a skill: push, push; give one another `name`"):
+        Curriculum("two", [make_skill("cw-push"), make_skill("arm-push")])
     assert make_curriculum("cw3").names == ["faucet-close", "handle-press-side", "window-close"]
 
 
