@@ -8,7 +8,8 @@ import copy
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -272,6 +273,12 @@ class SkillPolicy:
     def __init__(self, agent: Any, index: int) -> None:
         self._agent = agent
         self._index = index
+
+    @contextmanager
+    def selected(self) -> Iterator[Any]:
+        """SB3's policy with this skill selected, for many forward passes in a row."""
+        with self._agent.policy.using(self._index):
+            yield self._agent.policy
 
     def predict(
         self,

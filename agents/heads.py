@@ -42,6 +42,7 @@ class _MultiHead(nn.Module):
     n_heads: int
     max_skills: int
     features: Any  # SkillFeatures; nn.Module's own typing of children is too narrow to use
+    _heads: list["Heads"]
 
     def _options(
         self, kwargs: dict[str, Any], multi_head: bool, normalize: bool, max_skills: int
@@ -70,11 +71,9 @@ class _MultiHead(nn.Module):
 
     def select(self, skill: int) -> None:
         """Make a skill's head and statistics the ones in use."""
-        for module in self.modules():
-            if isinstance(module, SkillFeatures):
-                module.active = skill
-            elif isinstance(module, Heads):
-                module.active = skill if self.multi_head else 0
+        self.features.active = skill
+        for heads in self._heads:
+            heads.active = skill if self.multi_head else 0
 
     @contextmanager
     def using(self, skill: int) -> Iterator[None]:
@@ -121,6 +120,7 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
         options = self._options(kwargs, multi_head, normalize, max_skills)
         ActorCriticPolicy.__init__(self, *args, **options)
         self.features = self.features_extractor
+        self._heads = _heads(self)
         for _ in range(n_heads - 1):
             self.add_head()
         self.fresh_optimizers()
@@ -201,6 +201,7 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         self._layer_norm = layer_norm
         options = self._options(kwargs, multi_head, normalize, max_skills)
         SACPolicy.__init__(self, *args, **options)
+        self._heads = _heads(self)
         for _ in range(n_heads - 1):
             self.add_head()
         self.fresh_optimizers()
@@ -268,6 +269,10 @@ def _normalise(layers: Any) -> None:
             layers[i] = nn.LeakyReLU(0.2)
     layers[1] = nn.Tanh()
     layers.insert(1, nn.LayerNorm(layers[0].out_features))
+
+
+def _heads(policy: nn.Module) -> list[Heads]:
+    return [module for module in policy.modules() if isinstance(module, Heads)]
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:

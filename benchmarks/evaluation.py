@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from table import Row, arguments, report, row, suite
 
 from clrl.envs import make_curriculum
-from clrl.eval import evaluate_skill
+from clrl.eval import Evaluator
 
 
 def measure(name: str, episodes: int, peers: int, rounds: int) -> Row:
@@ -30,10 +30,12 @@ def measure(name: str, episodes: int, peers: int, rounds: int) -> Row:
     policy = PPO("MlpPolicy", env, policy_kwargs={"net_arch": layers}, device="cpu", seed=0)
     curriculum = make_curriculum(name)
     skill = curriculum.names[0]
+    evaluator = Evaluator(curriculum, episodes=episodes)
+    evaluator.score(policy, skill)  # builds the worlds, as the peer's environment is built already
     ours, theirs = [], []
     for _ in range(rounds):
         start = time.perf_counter()
-        evaluate_skill(policy, curriculum, skill, episodes=episodes)
+        evaluator.score(policy, skill)
         ours.append(episodes / (time.perf_counter() - start))
         start = time.perf_counter()
         evaluate_policy(policy, env, n_eval_episodes=peers)

@@ -5,7 +5,7 @@ from typing import Any
 
 from clrl import checkpoint
 from clrl.config import versions
-from clrl.eval.evaluator import Score, evaluate_skill
+from clrl.eval.evaluator import Evaluator, Score
 from clrl.eval.retention import Retention
 from clrl.run import Run
 
@@ -43,13 +43,15 @@ def evaluate_run(
             f"{run.path} has {len(finals)} of {len(run.curriculum) + 1} checkpoints at the end of "
             f"a skill; finish it with `clrl resume {run.path}`"
         )
+    evaluator = Evaluator(run.curriculum, episodes=episodes, threads=run.config.threads)
     for path in finals:
         state, _ = checkpoint.read(path)
         agent = run.build(state["agent"])
-        rows.append(measure_row(run, agent, episodes, seed))
+        rows.append(measure_row(evaluator, agent, seed))
         if not quiet:
             pairs = zip(run.curriculum.names, rows[-1], strict=True)
             print(f"{path.name}:", *(f"{name} {score.rate:.0%}" for name, score in pairs))
+    evaluator.close()
     cost = measure_cost(agent) | state["position"]["cost"]
     cost["eval_seconds"] = time.perf_counter() - start
     successes = [[int(score.success.sum()) for score in row] for row in rows]
@@ -57,22 +59,14 @@ def evaluate_run(
     return make_retention(run, successes, returns, cost, episodes, seed)
 
 
-def measure_row(run: Run, agent: Any, episodes: int, seed: int) -> list[Score]:
+def measure_row(evaluator: Evaluator, agent: Any, seed: int) -> list[Score]:
     """Scores on every skill; a skill not begun is tried with the newest head."""
-    row = []
-    for name in run.curriculum.names:
-        actor = agent.for_skill(name) if name in agent.skills else agent.newest()
-        row.append(
-            evaluate_skill(
-                actor,
-                run.curriculum,
-                name,
-                episodes=episodes,
-                seed=seed,
-                threads=run.config.threads,
-            )
+    return [
+        evaluator.score(
+            agent.for_skill(name) if name in agent.skills else agent.newest(), name, seed=seed
         )
-    return row
+        for name in evaluator.curriculum.names
+    ]
 
 
 def measure_cost(agent: Any) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from clrl import checkpoint
 from clrl.config import resolve
 from clrl.envs.curriculum import Curriculum, make_curriculum
-from clrl.eval.evaluator import evaluate_skill
+from clrl.eval.evaluator import Evaluator
 from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
 from clrl.progress import Progress, make_logger
 from clrl.run import Run
@@ -135,6 +135,9 @@ class _Trainer:
             self.position = Position(**state["position"])
         self._env_state = state["env"] if state else None
         self.agent.set_logger(make_logger(run.path, self.agent.num_timesteps))
+        threads = run.config.threads
+        self._prober = Evaluator(self.curriculum, episodes=_PROBE_EPISODES, threads=threads)
+        self._evaluator = Evaluator(self.curriculum, episodes=run.config.episodes, threads=threads)
         self._clock = time.perf_counter()
         self._saved = self._clock
         self._offset = self.position.cost["wall_seconds"]
@@ -145,6 +148,8 @@ class _Trainer:
             self._learn()
         finally:
             self.agent.logger.close()
+            self._prober.close()
+            self._evaluator.close()
         self._conclude()
         return self.run
 
@@ -198,14 +203,7 @@ class _Trainer:
         """Look at every skill begun so far; only the learning curves know."""
         start = time.perf_counter()
         for name in self.agent.skills:
-            score = evaluate_skill(
-                self.agent,
-                self.curriculum,
-                name,
-                episodes=_PROBE_EPISODES,
-                seed=EVAL_SEED // 2,
-                threads=self.run.config.threads,
-            )
+            score = self._prober.score(self.agent, name, seed=EVAL_SEED // 2)
             curve = self.position.curves.setdefault(name, [])
             curve.append([self.agent.num_timesteps, score.rate])
             self.agent.logger.record(f"success/{name}", score.rate)
@@ -218,7 +216,7 @@ class _Trainer:
     def _evaluate(self) -> None:
         """Append a row to the matrix."""
         start = time.perf_counter()
-        row = measure_row(self.run, self.agent, self.run.config.episodes, EVAL_SEED)
+        row = measure_row(self._evaluator, self.agent, EVAL_SEED)
         self.position.successes.append([int(score.success.sum()) for score in row])
         self.position.returns.append([float(score.returns.mean()) for score in row])
         self.position.cost["eval_seconds"] += time.perf_counter() - start

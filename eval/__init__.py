@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clrl.eval.evaluator import Score, evaluate, evaluate_skill
+    from clrl.eval.evaluator import Evaluator, Score, evaluate, evaluate_skill
     from clrl.eval.figure import plot
     from clrl.eval.intervals import wilson
     from clrl.eval.metrics import (
@@ -33,6 +33,7 @@ _HOME = {
     "average_performance": "metrics",
     "backward_transfer": "metrics",
     "evaluate": "evaluator",
+    "Evaluator": "evaluator",
     "evaluate_skill": "evaluator",
     "forgetting": "metrics",
     "forward_transfer": "metrics",
@@ -45,6 +46,7 @@ _HOME = {
 
 __all__ = [
     "FORMULAS",
+    "Evaluator",
     "Retention",
     "Score",
     "average_performance",

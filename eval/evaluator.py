@@ -1,12 +1,17 @@
 """How well a policy performs skills: all episodes in one batch of worlds, one forward a step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from clrl.envs.curriculum import Curriculum
@@ -28,6 +33,15 @@ class Policy(Protocol):
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
         """Actions for a batch of observations."""
+        ...
+
+
+@runtime_checkable
+class Selectable(Protocol):
+    """One skill of a policy that holds several, such as `for_skill` of a clrl agent gives."""
+
+    def selected(self) -> AbstractContextManager[BasePolicy]:
+        """SB3's policy, with this skill selected for a while."""
         ...
 
 
@@ -61,6 +75,69 @@ class Score:
         return float(self.success.mean())
 
 
+class Evaluator:
+    """Scores policies on the skills of a curriculum, in worlds that it keeps between scores.
+
+    Every world runs the same number of episodes, fixed beforehand: counting whichever episodes end
+    first would favour short ones. Episode e starts from the seed alone, whatever the policy and
+    whatever ran before it.
+    """
+
+    def __init__(self, curriculum: Curriculum, *, episodes: int = 100, threads: int = 0) -> None:
+        """Build no worlds yet; a skill's are built when it is first scored.
+
+        Args:
+            curriculum: Defines the skills and the spaces.
+            episodes: Of each score, >= 1.
+            threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
+
+        Raises:
+            ValueError: fewer than one episode.
+        """
+        if episodes < 1:
+            raise ValueError(f"episodes must be >= 1, got {episodes}")
+        self.curriculum = curriculum
+        self.episodes = episodes
+        self._threads = threads
+        self._rounds = math.ceil(episodes / _WORLDS)
+        self._envs: dict[str, VecEnv] = {}
+
+    def score(
+        self, actor: Actor, skill: str, *, seed: int = 1000, deterministic: bool = True
+    ) -> Score:
+        """Run a policy for all episodes of one skill.
+
+        Args:
+            actor: An agent of clrl (its head of that skill acts), an SB3 model, or a function from
+                observations (n, obs) to actions (n, act).
+            skill: Name of a skill of the curriculum.
+            seed: World i is seeded with `seed + i`.
+            deterministic: Act by the mean of the policy.
+
+        Raises:
+            ValueError: an actor that is none of these, or an observation that is not finite.
+        """
+        env = self._env(skill)
+        env.seed(seed)
+        try:
+            with _acting(actor, skill, deterministic) as act:
+                success, returns = _run(env, act, self._rounds)
+        except FloatingPointError as error:
+            raise ValueError(f"evaluation of skill {skill!r}: {error}") from None
+        return Score(success[: self.episodes], returns[: self.episodes])
+
+    def _env(self, skill: str) -> VecEnv:
+        if skill not in self._envs:
+            worlds = math.ceil(self.episodes / self._rounds)
+            self._envs[skill] = self.curriculum.vec_env(skill, worlds, threads=self._threads)
+        return self._envs[skill]
+
+    def close(self) -> None:
+        """Let the worlds go."""
+        while self._envs:
+            self._envs.popitem()[1].close()
+
+
 def evaluate_skill(
     actor: Actor,
     curriculum: Curriculum,
@@ -71,37 +148,12 @@ def evaluate_skill(
     deterministic: bool = True,
     threads: int = 0,
 ) -> Score:
-    """Run a policy for a number of episodes of one skill.
-
-    Every world runs the same number of episodes, fixed beforehand: counting whichever episodes end
-    first would favour short ones. Episode e starts from the seed alone, whatever the policy.
-
-    Args:
-        actor: An agent of clrl (its head of that skill acts), an SB3 model, or a function from
-            observations (n, obs) to actions (n, act).
-        curriculum: Defines the skill and the spaces.
-        skill: Name of a skill of the curriculum.
-        episodes: How many, >= 1.
-        seed: World i is seeded with `seed + i`.
-        deterministic: Act by the mean of the policy.
-        threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
-
-    Raises:
-        ValueError: fewer than one episode, an actor that is none of these, or an observation that
-            is not finite.
-    """
-    if episodes < 1:
-        raise ValueError(f"episodes must be >= 1, got {episodes}")
-    act = _act(actor, skill, deterministic)
-    rounds = math.ceil(episodes / _WORLDS)
-    env = curriculum.vec_env(skill, math.ceil(episodes / rounds), seed=seed, threads=threads)
+    """Run a policy once for a number of episodes of one skill; arguments as of `Evaluator`."""
+    evaluator = Evaluator(curriculum, episodes=episodes, threads=threads)
     try:
-        success, returns = _run(env, act, rounds)
-    except FloatingPointError as error:
-        raise ValueError(f"evaluation of skill {skill!r}: {error}") from None
+        return evaluator.score(actor, skill, seed=seed, deterministic=deterministic)
     finally:
-        env.close()
-    return Score(success[:episodes], returns[:episodes])
+        evaluator.close()
 
 
 def evaluate(
@@ -113,7 +165,7 @@ def evaluate(
     deterministic: bool = True,
     threads: int = 0,
 ) -> dict[str, Score]:
-    """Score a policy on every skill of a curriculum; arguments as in `evaluate_skill`."""
+    """Score a policy on every skill of a curriculum; arguments as of `Evaluator`."""
     return {
         skill: evaluate_skill(
             actor,
@@ -128,15 +180,50 @@ def evaluate(
     }
 
 
-def _act(actor: Actor, skill: str, deterministic: bool) -> Callable[[Array], Array]:
+@contextmanager
+def _acting(actor: Actor, skill: str, deterministic: bool) -> Iterator[Callable[[Array], Array]]:
+    """What maps observations to actions, its skill selected once for all steps."""
     if isinstance(actor, SkilledPolicy):
         actor = actor.for_skill(skill)
-    if isinstance(actor, Policy):
-        policy = actor
-        return lambda observation: policy.predict(observation, deterministic=deterministic)[0]
-    if not callable(actor):
+    if isinstance(actor, Selectable):
+        with actor.selected() as policy:
+            yield _forward(policy, deterministic)
+    elif isinstance(actor, BaseAlgorithm) and _is_plain(actor):
+        yield _forward(actor.policy, deterministic)
+    elif isinstance(actor, Policy):
+        predict = actor.predict
+        yield lambda observation: predict(observation, deterministic=deterministic)[0]
+    elif callable(actor):
+        yield actor
+    else:
         raise ValueError(f"cannot act with {type(actor).__name__}: it has no predict, no call")
-    return actor
+
+
+def _is_plain(model: BaseAlgorithm) -> bool:
+    """Whether the model predicts as SB3 wrote it, without a state and from vectors."""
+    return (
+        type(model).predict is BaseAlgorithm.predict
+        and type(model.policy).predict is BasePolicy.predict
+        and isinstance(model.observation_space, spaces.Box)
+        and isinstance(model.action_space, spaces.Box)
+    )
+
+
+def _forward(policy: BasePolicy, deterministic: bool) -> Callable[[Array], Array]:
+    """What SB3's `predict` does for a batch of vectors, its checks and modes set once."""
+    policy.set_training_mode(False)
+    space = policy.action_space
+    assert isinstance(space, spaces.Box)
+
+    def act(observation: Array) -> Array:
+        with torch.inference_mode():
+            seen = torch.as_tensor(observation, device=policy.device)
+            action: Array = policy._predict(seen, deterministic).cpu().numpy()
+        if policy.squash_output:
+            return policy.unscale_action(action)
+        return np.clip(action, space.low, space.high)
+
+    return act
 
 
 def _run(env: VecEnv, act: Callable[[Array], Array], rounds: int) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from stable_baselines3.common.monitor import Monitor
 
 import clrl  # noqa: F401  registers the skills
 from clrl.envs import make_curriculum
-from clrl.eval import evaluate, evaluate_skill, evaluator
+from clrl.eval import Evaluator, evaluate, evaluate_skill, evaluator
 
 REACH = make_curriculum("arm-reach")
 
@@ -135,3 +135,25 @@ def test_what_cannot_be_evaluated_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate_skill(actor, REACH, **{"skill": "reach"} | options)
+
+
+def test_worlds_that_were_used_before_give_the_same_score() -> None:
+    kept = Evaluator(REACH, episodes=12, threads=1)
+    first = kept.score(towards_the_goal, "reach")
+    kept.score(nowhere, "reach", seed=5)
+    again = kept.score(towards_the_goal, "reach")
+    assert np.array_equal(first.returns, again.returns)
+    fresh = evaluate_skill(towards_the_goal, REACH, "reach", episodes=12)
+    assert np.array_equal(first.returns, fresh.returns)
+
+
+def test_the_straight_way_through_a_policy_is_that_of_its_predict() -> None:
+    policy = PPO("MlpPolicy", gym.make("clrl/arm-reach-v0"), device="cpu", seed=0)
+
+    def predicted(observation: Any) -> Any:
+        return policy.predict(observation, deterministic=True)[0]
+
+    straight = evaluate_skill(policy, REACH, "reach", episodes=4)
+    assert np.array_equal(
+        straight.returns, evaluate_skill(predicted, REACH, "reach", episodes=4).returns
+    )
