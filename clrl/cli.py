@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("CLRL_DEBUG"):
             raise
-        raise SystemExit(_fail(str(error))) from None
+        hint = " (CLRL_DEBUG=1 shows where)" if type(error) is RuntimeError else ""
+        raise SystemExit(_fail(str(error) + hint)) from None
 
 
 def _fail(message: str) -> int:
@@ -114,22 +117,30 @@ def _list(options: argparse.Namespace) -> None:
     from clrl.agents.catalog import AGENTS, PROTECTIONS
     from clrl.envs.catalog import CURRICULA, SKILLS
 
-    content = {
+    content: dict[str, dict[str, Any]] = {
         "curricula": {name: list(skills) for name, skills in CURRICULA.items()},
-        "skills": list(SKILLS),
-        "agents": list(AGENTS),
-        "protections": list(PROTECTIONS),
-        "engines": {"cpu": "mujoco.batch"},
+        "skills": {name: _summary(path) for name, path in SKILLS.items()},
+        "agents": {name: _summary(path) for name, path in AGENTS.items()},
+        "protections": {name: _summary(path) for name, path in PROTECTIONS.items()},
+        "engines": {"cpu": "mujoco.batch, a thread pool over the worlds"},
     }
     if options.json:
         print(json.dumps(content, indent=2))
         return
     for title, entries in content.items():
         print(title)
-        for name in entries:
-            more = entries[name] if isinstance(entries, dict) else ""
-            print(f"  {name:12} {more if isinstance(more, str) else ' -> '.join(more)}".rstrip())
+        width = max(map(len, entries))
+        for name, more in entries.items():
+            text = more if isinstance(more, str) else " -> ".join(more)
+            lines = textwrap.wrap(text, 96 - width, break_on_hyphens=False)
+            print(f"  {name:{width}}  {f'{chr(10)}{(width + 4) * chr(32)}'.join(lines)}")
     print("any Gymnasium id with vectors in and out is a skill too, such as Reacher-v5")
+
+
+def _summary(path: str) -> str:
+    """First line of the docstring of a "module:Class"."""
+    module, _, name = path.partition(":")
+    return (getattr(import_module(module), name).__doc__ or "").strip().splitlines()[0]
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -214,7 +214,18 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert "arm3" in content["curricula"]
     assert "arm-push" in content["skills"]
     main(["list"])
-    assert "arm-push" in capsys.readouterr().out
+    assert "Push the puck along the table to a goal" in capsys.readouterr().out
+
+
+def test_an_error_inside_a_skill_says_how_to_find_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr("clrl.envs.arm_skills.Reach.reward", fail)
+    line = refused(capsys, "train", "arm-reach", "--out", str(tmp_path / "run"))
+    assert "shape mismatch (CLRL_DEBUG=1 shows where)" in line
 
 
 def test_evaluate_prints_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
