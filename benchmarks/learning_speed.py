@@ -1,6 +1,6 @@
 """Seconds until SAC performs a skill: ContinualSAC beside stock SB3 SAC at its defaults.
 
-Both learn one skill, on one thread each, and are evaluated by the same 100 episodes now and then;
+Stock SAC has one environment: ours, or for Continual World's skills Meta-World's own. Both learn one skill, on one thread each, and are evaluated by the same 100 episodes now and then;
 the first evaluation at 90 % ends the run. Seconds are processor seconds of learning (collecting and
 updating), without evaluations, so that what else the machine does hardly counts. One call is one
 run and appends a line of JSON to `--out`; `--table FILE ...` puts runs together.
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
 from table import machine
 
 from clrl.agents import make_agent
@@ -52,8 +53,14 @@ class Judge(BaseCallback):
 
 
 def stock(skill: str, seed: int, _: argparse.Namespace) -> Any:
-    """SB3's SAC with its defaults on one environment of the skill."""
-    return SAC("MlpPolicy", make_curriculum(skill).vec_env(_name(skill), 1, threads=1), seed=seed)
+    """SB3's SAC with its defaults on one environment: ours, or Meta-World's for its skills."""
+    if skill.startswith("cw-"):
+        from metaworld_oracle import MetaWorldEnv
+
+        env: Any = Monitor(MetaWorldEnv(skill.removeprefix("cw-")))
+    else:
+        env = make_curriculum(skill).vec_env(_name(skill), 1, threads=1)
+    return SAC("MlpPolicy", env, seed=seed, device="cpu")
 
 
 def ours(skill: str, seed: int, chosen: argparse.Namespace) -> Any:
@@ -89,7 +96,6 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     curriculum = make_curriculum(chosen.skill)
     name = _name(chosen.skill)
     learner = {"stock": stock, "ours": ours}[chosen.learner](chosen.skill, chosen.seed, chosen)
-    learner.env.seed(chosen.seed)
 
     def score(model: Any) -> float:
         return evaluate_skill(model, curriculum, name, episodes=100, threads=1).rate
