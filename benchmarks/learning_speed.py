@@ -2,8 +2,8 @@
 
 Stock SAC has one environment: ours, or for Continual World's skills Meta-World's own. Both learn
 on one thread and are evaluated by the same 100 episodes now and then; the first evaluation at 90 %
-ends the run. Seconds are processor seconds of learning (collecting and updating), without evaluations,
-so that what else the machine does hardly counts. One call is one run and appends a line of JSON to
+ends the run. Seconds are processor seconds of learning (collecting and updating), without
+evaluations, so that what else the machine does hardly counts. One call is one run and appends a line of JSON to
 `--out`; `--table FILE ...` puts runs together.
 """
 
