@@ -1,10 +1,10 @@
 """Seconds until SAC performs a skill: ContinualSAC beside stock SB3 SAC at its defaults.
 
 Stock SAC has one environment: ours, or for Continual World's skills Meta-World's own. Both learn
-on one thread and are evaluated by the same 100 episodes now and then; the first evaluation at 90 %
-ends the run. Seconds are processor seconds of learning (collecting and updating), without
-evaluations, so that what else the machine does hardly counts. One call is one run and appends a line of JSON to
-`--out`; `--table FILE ...` puts runs together.
+on one thread and are evaluated by the same 100 episodes now and then; the first evaluation at 90
+% ends the run. Seconds are processor seconds of learning (collecting and updating), without
+evaluations, so that what else the machine does hardly counts. One call is one run and appends a
+line of JSON to `--out`; `--table FILE ...` puts runs together.
 """
 
 import argparse
