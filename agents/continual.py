@@ -49,11 +49,21 @@ class Continual(_Base):
         skills: Names of the skills begun so far, in order.
         protections: What guards the earlier ones.
         protection_seconds: Time spent in protections.
+        updates: "fast", or "sb3" for SB3's own code.
     """
 
     policy: Any
 
-    def __init__(self, *args: Any, protect: Sequence[Protection] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        protect: Sequence[Protection] = (),
+        updates: str = "fast",
+        **kwargs: Any,
+    ) -> None:
+        if updates not in ("fast", "sb3"):
+            raise ValueError(f"updates must be 'fast' or 'sb3', got {updates!r}")
+        self.updates = updates
         self.protections = list(protect)
         self.skills: list[str] = []
         self.protection_seconds = 0.0
