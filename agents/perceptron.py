@@ -47,7 +47,8 @@ class Perceptron:
         """Output for inputs (batch, in), shape (batch, out); remembers what `backward` needs."""
         self._values = [x]
         for layer, activation in zip(self._layers, self._activations, strict=True):
-            x = product(x, layer.weight, layer.bias, activation)
+            x = product(x, layer.weight, layer.bias, activation == "tanh")
+            x = x.relu_() if activation == "relu" else x
             self._values.append(x)
         return x
 
