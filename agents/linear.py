@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _LEAST = 2**20  # multiplications below which starting oneDNN costs more than it saves
-_FUNCTIONAL = {"relu": torch.relu_, "tanh": torch.tanh_}
 
 
 @cache
@@ -35,27 +34,27 @@ def uses_onednn() -> bool:
     return described.exists() and "GenuineIntel" not in described.read_text()
 
 
-def product(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
-) -> Tensor:
-    """activation(x @ weight.T + bias) without a graph, on the library that suits the size.
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, tanh: bool = False) -> Tensor:
+    """Value of x @ weight.T + bias without a graph, on the library that suits the size.
 
     Args:
         x: Float32, (m, k), of any strides, as is `weight`.
         weight: (n, k).
         bias: (n,).
-        activation: "none", "relu" or "tanh".
+        tanh: Apply tanh in the same pass, which costs a sixth of torch's own.
 
     Returns:
         A new tensor (m, n).
     """
     if uses_onednn() and x.is_cpu and len(x) * weight.numel() >= _LEAST:
-        return _onednn(x, weight, bias, activation)
+        last = "tanh" if tanh else "none"
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, last, [], "")
+        return result
     result = functional.linear(x, weight, bias)
-    return result if activation == "none" else _FUNCTIONAL[activation](result)
+    return result.tanh_() if tanh else result
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, tanh: bool = False) -> Tensor:
     """`torch.nn.functional.linear`, values and gradients, on the library that suits the size.
 
     Other dtypes and devices, small products, `torch.func` transforms, autocast and tracing go to
@@ -65,14 +64,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x: (m, k); other shapes go to torch's own.
         weight: (n, k).
         bias: (n,).
+        tanh: Apply tanh to the result.
 
     Returns:
         x @ weight.T + bias, (m, n).
     """
     if _suits(x, weight):
-        result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        result: Tensor = _Linear.apply(x, weight, bias, tanh)  # type: ignore[no-untyped-call]
         return result
-    return functional.linear(x, weight, bias)
+    result = functional.linear(x, weight, bias)
+    return result.tanh() if tanh else result
 
 
 class Linear(nn.Linear):
@@ -83,34 +84,64 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+class Chain(nn.Sequential):
+    """`nn.Sequential` that takes a `Linear` and the tanh after it in one pass."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # as torch names it
+        """Value of the last layer."""
+        value, fused = input, False
+        layers: list[Any] = list(self)
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            if fused:  # this tanh is done
+                fused = False
+                continue
+            fused = _fusible(layer, following)
+            value = linear(value, layer.weight, layer.bias, True) if fused else layer(value)
+        return value
+
+
 def speed_up(network: nn.Module) -> None:
-    """Make every `nn.Linear` in a network a `Linear`, in place, its parameters untouched."""
+    """Turn every `nn.Linear` and `nn.Sequential` of a network into those above, in place.
+
+    Parameters, their names and their values stay.
+    """
     for module in network.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear
+        elif type(module) is nn.Sequential:
+            module.__class__ = Chain
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
+        y = product(x, weight, bias, tanh)
+        ctx.save_for_backward(x, weight, *([y] if tanh else []))
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        (gradient,), (x, weight, *y) = gradients, ctx.saved_tensors
+        if y:
+            gradient = torch.ops.aten.tanh_backward(gradient, y[0])
         # With create_graph the gradients need a graph of their own, which `linear` gives them.
         multiply = linear if torch.is_grad_enabled() else product
         return (
             multiply(gradient, weight.t()) if _asked(ctx, 0) else None,
             multiply(gradient.t(), x.t()) if _asked(ctx, 1) else None,
             gradient.sum(dim=0) if _asked(ctx, 2) else None,
+            None,
         )
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
-    return result
+def _fusible(layer: nn.Module, following: nn.Module | None) -> bool:
+    """Whether one pass does for both; whoever hooked one of them wants to see what it returns."""
+    return (
+        type(layer) is Linear
+        and type(following) is nn.Tanh
+        and not layer._forward_hooks
+        and not following._forward_hooks
+    )
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """The linear layer against torch's own, in value and gradients, wherever it takes oneDNN."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from clrl.agents import linear as module
-from clrl.agents.linear import Linear, linear, product, speed_up, uses_onednn
+from clrl.agents.linear import Chain, Linear, linear, product, speed_up, uses_onednn
 
 
 @pytest.fixture(autouse=True)
@@ -54,17 +55,17 @@ def test_value_and_gradients_are_those_of_float64(m: int, k: int, n: int, seed: 
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=5e-5)
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "tanh"])
 @pytest.mark.parametrize("least", [1, 10**9])
-def test_a_product_may_end_in_an_activation(
-    activation: str, least: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_product_may_end_in_tanh(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LEAST", least)
-    x, weight, bias, _ = tensors(9, 5, 7)
-    expected = functional.linear(x, weight, bias)
-    if activation != "none":
-        expected = getattr(torch, activation)(expected)
-    torch.testing.assert_close(product(x, weight, bias, activation), expected)
+    x, weight, bias, upstream = tensors(9, 5, 7)
+    expected = torch.tanh(functional.linear(x, weight, bias))
+    torch.testing.assert_close(product(x, weight, bias, tanh=True), expected)
+    inputs = [t.requires_grad_() for t in (x, weight, bias)]
+    ours = torch.autograd.grad(linear(x, weight, bias, tanh=True), inputs, upstream)
+    theirs = torch.autograd.grad(functional.linear(x, weight, bias).tanh(), inputs, upstream)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other)
 
 
 def test_products_of_transposed_matrices() -> None:
@@ -75,10 +76,14 @@ def test_products_of_transposed_matrices() -> None:
 
 def test_gradients_of_gradients() -> None:
     results: list[list[torch.Tensor]] = []
-    for multiply in (linear, functional.linear):
+
+    def plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, weight, bias).tanh()
+
+    for multiply in (partial(linear, tanh=True), plain):
         x, weight, bias, _ = (t.requires_grad_() for t in tensors(6, 4, 5))
-        y = torch.tanh(multiply(x, weight, bias)).sum()
-        gradients = torch.autograd.grad(y, (x, weight, bias), create_graph=True)
+        y = multiply(x, weight, bias)
+        gradients = torch.autograd.grad(y.sum(), (x, weight, bias), create_graph=True)
         penalty = torch.stack([g.square().sum() for g in gradients]).sum()
         results.append(list(torch.autograd.grad(penalty, (x, weight, bias))))
     for mine, theirs in zip(*results, strict=True):
@@ -118,11 +123,27 @@ def test_speeding_up_keeps_parameters_and_state() -> None:
     x = torch.randn(6, 4)
     before, state, own = network(x), list(network.state_dict()), list(network.parameters())
     speed_up(network)
+    assert type(network) is Chain
     assert type(network[0]) is Linear
     assert isinstance(network[2], nn.Linear)
     assert list(network.state_dict()) == state
     assert all(a is b for a, b in zip(network.parameters(), own, strict=True))
     torch.testing.assert_close(network(x), before)
+
+
+def test_a_chain_shows_a_hook_what_its_layer_returns() -> None:
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), nn.ReLU())
+    x = torch.randn(6, 4)
+    expected = network[0](x)
+    speed_up(network)
+    fused = network(x)
+    seen: list[torch.Tensor] = []
+    handle = network[0].register_forward_hook(lambda *args: seen.append(args[2]))
+    torch.testing.assert_close(network(x), fused)
+    handle.remove()
+    network(x)
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0], expected)
 
 
 @pytest.mark.parametrize(("value", "expected"), [("0", False), ("1", True)])
