@@ -28,18 +28,11 @@ class ContinualPPO(Continual, PPO):
     bounds the learning signal alone. Value heads and trunk are not protected.
 
     With `updates="fast"` rollouts and updates are those of SB3 up to rounding, computed without a
-    graph; with `updates="sb3"`, or where the policy is not two plain perceptrons, they are SB3's
-    own, and without protections and with one skill this is SB3's PPO to the bit.
+    graph. With `updates="sb3"`, and with policies of another make, they are SB3's own; with the
+    former, without protections and with one skill, this is SB3's PPO to the bit.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadPPOPolicy}
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        fusible = self.policy.optimizer_class in (torch.optim.Adam, torch.optim.AdamW)
-        if fusible and self._networks():
-            self.policy.optimizer_kwargs = {"fused": True} | self.policy.optimizer_kwargs
-            self._start_afresh()
 
     def _networks(self) -> ActorCritic | None:
         """The networks to run by hand, or None where SB3 does its own."""
@@ -77,7 +70,10 @@ class ContinualPPO(Continual, PPO):
     def _train(self, networks: ActorCritic) -> None:
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        loss, rows = self._surrogate(), Rows.of(self.rollout_buffer, networks)
+        if isinstance(self.policy.optimizer, torch.optim.Adam):
+            for group in self.policy.optimizer.param_groups:
+                group["fused"] = True
+        loss, rows = self._surrogate(), Rows.of(self.rollout_buffer, networks.features)
         epochs: list[list[Tensor]] = []
         for _ in range(self.n_epochs):
             epochs.append([])
@@ -102,30 +98,18 @@ class ContinualPPO(Continual, PPO):
         self, networks: ActorCritic, loss: Surrogate, rows: Rows, figures: list[Tensor]
     ) -> bool:
         """Update on all rows once; False where the policy has moved far enough."""
-        log_std = networks.log_std.detach()
         for batch in rows.shuffled(self.batch_size):
-            mean = networks.actor.forward(batch.features)
-            value = networks.critic.forward(batch.features).flatten()
-            gradient = loss.gradient(batch, mean, log_std, value)
-            figures.append(gradient.figures)
-            if self.target_kl is not None and self._too_far(gradient.figures):
+            self.policy.optimizer.zero_grad()
+            figures.append(networks.differentiate(loss, batch))
+            if self.target_kl is not None and self._too_far(figures[-1]):
                 return False
-            self._step(
-                networks.parameters,
-                networks.backward(gradient.mean, gradient.value, gradient.log_std),
-            )
+            nn.utils.clip_grad_norm_(networks.parameters, self.max_grad_norm)
+            self.policy.optimizer.step()
         return True
 
     def _too_far(self, figures: Tensor) -> bool:
         assert self.target_kl is not None
         return float(figures[_DIVERGENCE]) > 1.5 * self.target_kl
-
-    def _step(self, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
-        self.policy.optimizer.zero_grad()
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        self.policy.optimizer.step()
 
     def _log(self, loss: Surrogate, epochs: list[NDArray[Any]]) -> None:
         """What SB3 logs, under its names."""

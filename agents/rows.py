@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
-from clrl.agents.actor_critic import ActorCritic
+from clrl.agents.features import SkillFeatures
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Rows:
     target: Tensor
 
     @staticmethod
-    def of(buffer: RolloutBuffer, networks: ActorCritic) -> "Rows":
+    def of(buffer: RolloutBuffer, features: SkillFeatures) -> "Rows":
         """The rows of a full buffer, in the order in which SB3 numbers them."""
 
         def column(array: NDArray[Any]) -> Tensor:
@@ -42,9 +42,9 @@ class Rows:
             return torch.as_tensor(flat, dtype=torch.float32, device=buffer.device)
 
         with torch.no_grad():
-            features = networks.features(column(buffer.observations))
+            seen = features(column(buffer.observations))
         ones = (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
-        return Rows(features, column(buffer.actions), *(column(one).flatten() for one in ones))
+        return Rows(seen, column(buffer.actions), *(column(one).flatten() for one in ones))
 
     def shuffled(self, size: int) -> Iterator["Rows"]:
         """All rows once in a random order, `size` at a time, drawn as SB3 draws them."""

@@ -6,6 +6,7 @@ asked for.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Tape:
 
     def __init__(self, network: nn.Sequential | Heads | nn.Linear) -> None:
         """Take a network that `supports` holds for; of heads, the active one."""
-        self._layers = _layers(network)
+        self._layers = _fused(_layers(network))
         self._seen: list[tuple[Tensor, ...]] = []
 
     @staticmethod
@@ -75,6 +76,23 @@ def _layers(network: nn.Module) -> list[nn.Module]:
     return [network]
 
 
+@dataclass(frozen=True)
+class _LinearTanh:
+    """A linear layer and the tanh after it, which cost little more than the layer in one pass."""
+
+    linear: nn.Linear
+
+
+def _fused(layers: Sequence[nn.Module]) -> list[Any]:
+    fused: list[Any] = []
+    for layer in layers:
+        if type(layer) is nn.Tanh and fused and isinstance(fused[-1], nn.Linear):
+            fused[-1] = _LinearTanh(fused[-1])
+        else:
+            fused.append(layer)
+    return fused
+
+
 # Forward: (layer, x) to the output and what the backward pass needs.
 # Backward: (layer, that, gradient, whether to set weights' gradients, columns of x) to x's.
 
@@ -94,6 +112,19 @@ def _linear_back(
         layer.weight.grad = _outer(gradient, x)
         layer.bias.grad = gradient.sum(dim=0)
     return None if asked is None else product(gradient, layer.weight[:, asked].t())
+
+
+def _linear_tanh(layer: _LinearTanh, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    y = product(x, layer.linear.weight, layer.linear.bias, tanh=True)
+    return y, (x, y)
+
+
+def _linear_tanh_back(
+    layer: _LinearTanh, seen: Sequence[Tensor], gradient: Tensor, weights: bool, asked: slice | None
+) -> Tensor | None:
+    x, y = seen
+    before: Tensor = torch.ops.aten.tanh_backward(gradient, y)
+    return _linear_back(layer.linear, (x,), before, weights, asked)
 
 
 def _outer(gradient: Tensor, x: Tensor) -> Tensor:
@@ -165,6 +196,7 @@ _IN_PLACE = (nn.ReLU, nn.LeakyReLU, nn.Tanh)
 _FORWARD: dict[type, Forward] = {
     nn.Linear: _linear,
     Linear: _linear,
+    _LinearTanh: _linear_tanh,
     nn.ReLU: _relu,
     nn.LeakyReLU: _leaky,
     nn.Tanh: _tanh,
@@ -173,6 +205,7 @@ _FORWARD: dict[type, Forward] = {
 _BACKWARD: dict[type, Backward] = {
     nn.Linear: _linear_back,
     Linear: _linear_back,
+    _LinearTanh: _linear_tanh_back,
     nn.ReLU: _relu_back,
     nn.LeakyReLU: _leaky_back,
     nn.Tanh: _tanh_back,

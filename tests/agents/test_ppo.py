@@ -14,9 +14,9 @@ from torch import nn
 from torch.distributions import Normal
 
 from clrl.agents import ContinualPPO
-from clrl.agents.perceptron import Perceptron
 from clrl.agents.rows import Rows
 from clrl.agents.surrogate import Surrogate
+from clrl.agents.tape import Tape
 from tests.agents.toy import PointVecEnv
 
 COLUMNS = ("observations", "actions", "rewards", "episode_starts", "values", "log_probs")
@@ -218,7 +218,7 @@ def _as_sb3(
 
 @pytest.mark.parametrize("batch", [7, 400])  # small and large products go to different libraries
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
-def test_a_perceptron_is_its_network(batch: int, activation: type[nn.Module]) -> None:
+def test_a_tape_is_its_network(batch: int, activation: type[nn.Module]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Linear(20, 96), activation(), nn.Linear(96, 80), activation(), nn.Linear(80, 3)
@@ -226,16 +226,9 @@ def test_a_perceptron_is_its_network(batch: int, activation: type[nn.Module]) ->
     x, weight = torch.randn(batch, 20), torch.randn(batch, 3)
     expected = network(x)
     gradients = torch.autograd.grad((expected * weight).sum(), list(network.parameters()))
-    ours = Perceptron(network)
-    torch.testing.assert_close(ours.forward(x), expected.detach(), rtol=1e-5, atol=1e-5)
-    for mine, theirs in zip(ours.backward(weight), gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-        assert mine.is_contiguous()
-
-
-@pytest.mark.parametrize(
-    "modules", [[nn.Conv1d(1, 1, 1)], [nn.Tanh()], [nn.Linear(2, 2), nn.Tanh(), nn.Tanh()]]
-)
-def test_a_perceptron_refuses_what_it_cannot_run(modules: list[nn.Module]) -> None:
-    with pytest.raises(ValueError, match="no perceptron has a"):
-        Perceptron(modules)
+    tape = Tape(network)
+    with torch.no_grad():
+        torch.testing.assert_close(tape.forward(x), expected.detach(), rtol=1e-5, atol=1e-5)
+        tape.backward(weight)
+    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4)
