@@ -19,6 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from torch import Tensor, nn
 
 from clrl.agents.guard import Guard, check_gradients, check_weights
+from clrl.agents.linear import speed_up
 from clrl.agents.protection import Protection
 
 if TYPE_CHECKING:
@@ -46,15 +47,28 @@ _PLAIN = (
 class Continual(_Base):
     """Skills, heads and protections; mixed into SB3's algorithms.
 
+    `updates="sb3"` computes every product as SB3 does, and is SB3 to the bit where nothing
+    continual is asked; "fast" is the same mathematics, summed in another order.
+
     Attributes:
         skills: Names of the skills begun so far, in order.
         protections: What guards the earlier ones.
         protection_seconds: Time spent in protections.
+        updates: "fast", or "sb3" for SB3's own code.
     """
 
     policy: Any
 
-    def __init__(self, *args: Any, protect: Sequence[Protection] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        protect: Sequence[Protection] = (),
+        updates: str = "fast",
+        **kwargs: Any,
+    ) -> None:
+        if updates not in ("fast", "sb3"):
+            raise ValueError(f"updates must be 'fast' or 'sb3', got {updates!r}")
+        self.updates = updates
         self.protections = list(protect)
         self.skills: list[str] = []
         self.protection_seconds = 0.0
@@ -64,6 +78,8 @@ class Continual(_Base):
 
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]
+        if self.updates == "fast":
+            speed_up(self.policy)
         self._generator = torch.Generator().manual_seed(self.seed or 0)
         self.policy.select(max(0, len(self.skills) - 1))
         self._register_hooks()

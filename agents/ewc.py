@@ -59,12 +59,12 @@ class EWC(Protection):
             return
         with torch.no_grad():
             parameters: list[Tensor] = [*_parameters(learner)]
-            pull = torch._foreach_sub(parameters, self.anchor)
-            torch._foreach_mul_(pull, self.fisher)
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            torch._foreach_add_(gradients, pull, alpha=self.strength)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients: list[Any] = [p.grad for p in parameters]
+            distance = torch._foreach_sub(parameters, self.anchor)
+            torch._foreach_addcmul_(gradients, distance, self.fisher, value=self.strength)
 
     def after_skill(self, learner: Learner) -> None:
         """Measure this skill's Fisher and move the anchor to the present weights."""

@@ -59,8 +59,9 @@ class SkillFeatures(BaseFeaturesExtractor):
             features = ((features - self.mean[self.active]) * scale).clamp(-_CLIP, _CLIP)
         if self.one_hot:
             index = torch.full((len(features),), self.active, device=features.device)
-            features = torch.cat((features, functional.one_hot(index, self.max_skills)), dim=1)
-        return features.float() if self.one_hot else features
+            named = functional.one_hot(index, self.max_skills).to(features.dtype)
+            features = torch.cat((features, named), dim=1)
+        return features
 
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from clrl.agents.linear import linear
+
 Gaussian = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -19,7 +21,8 @@ def fisher_diagonal(
 
     The squares are per sample. In a Linear layer with inputs x and output gradients g the gradient
     of a sample is g x^T, so that the sum of squares over samples is (g*g)^T (x*x): one product of
-    matrices instead of a gradient per sample (Goodfellow, 2015, arXiv:1510.01799).
+    matrices instead of a gradient per sample (Goodfellow, 2015, arXiv:1510.01799). All j share x,
+    so that their g*g are added first and one product a layer serves them all.
 
     Args:
         gaussian: Observations (batch, obs) to mean and log-std, each (batch, act); samples must
@@ -63,25 +66,32 @@ def _accumulate(
             handle.remove()
     scaled = mean * torch.exp(-log_std.detach())  # its gradient is that of the mean over s
     terms = [*scaled.unbind(dim=1), *(2**0.5 * log_std).unbind(dim=1)]
+    squares = _squared_gradients(terms, [outputs[layer] for layer in layers])
+    targets = iter(totals)
+    for layer, square in zip(layers, squares, strict=True):
+        own = [next(targets) for _ in layer.parameters()]
+        torch._foreach_add_(own, _sums(layer, inputs[layer], square))
+
+
+def _squared_gradients(terms: Sequence[Tensor], outputs: list[Tensor]) -> list[Tensor]:
+    """Squared gradients of each sample's terms by some layers' outputs, added over the terms."""
+    squares = [torch.zeros_like(output) for output in outputs]
     for term in terms:
         if not term.requires_grad:
             continue
-        gradients = torch.autograd.grad(
-            term.sum(), [outputs[layer] for layer in layers], retain_graph=True, allow_unused=True
-        )
-        targets = iter(totals)
-        for layer, gradient in zip(layers, gradients, strict=True):
-            own = [next(targets) for _ in layer.parameters()]
+        gradients = torch.autograd.grad(term.sum(), outputs, retain_graph=True, allow_unused=True)
+        for square, gradient in zip(squares, gradients, strict=True):
             if gradient is not None:
-                torch._foreach_add_(own, _squares(layer, inputs[layer], gradient))
+                square.addcmul_(gradient, gradient)
+    return squares
 
 
-def _squares(layer: nn.Module, x: Tensor, gradient: Tensor) -> list[Tensor]:
-    """Sum over samples of the squared gradients of a layer's weight and, if any, bias."""
+def _sums(layer: nn.Module, x: Tensor, squares: Tensor) -> list[Tensor]:
+    """Sums over samples of the squared gradients of a layer's weight and, if any, bias."""
     if isinstance(layer, nn.LayerNorm):
         normal = nn.functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
-        weight = (gradient * normal).square().sum(dim=0)
+        weight = (squares * normal.square()).sum(dim=0)
     else:
-        weight = gradient.square().T @ x.square()
-    squares = [weight, gradient.square().sum(dim=0)]
-    return squares[: len(list(layer.parameters()))]
+        weight = linear(squares.t(), x.square().t())
+    sums = [weight, squares.sum(dim=0)]
+    return sums[: len(list(layer.parameters()))]

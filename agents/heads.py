@@ -30,7 +30,7 @@ class Heads(nn.Module):
         """Append a head with torch's own initialisation."""
         first = self.layers[0]
         assert isinstance(first, nn.Linear)
-        layer = nn.Linear(first.in_features, first.out_features, device=first.weight.device)
+        layer = type(first)(first.in_features, first.out_features, device=first.weight.device)
         self.layers.append(layer)
         return layer
 

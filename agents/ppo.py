@@ -2,32 +2,55 @@
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import BasePolicy
-from torch import Tensor
+from stable_baselines3.common.utils import explained_variance
+from torch import Tensor, nn
 
+from clrl.agents.actor_critic import ActorCritic
 from clrl.agents.continual import Continual
 from clrl.agents.heads import MultiHeadPPOPolicy
+from clrl.agents.rollout import collect
+from clrl.agents.rows import Rows
+from clrl.agents.surrogate import Surrogate
+
+_DIVERGENCE = 4  # its place among the figures of an update
 
 
 class ContinualPPO(Continual, PPO):
     """Stable-Baselines3's PPO, with heads and protections.
 
-    The gradients of protections join after SB3 has clipped that of its own loss, so that
-    `max_grad_norm` bounds the learning signal alone. Value heads and trunk are not protected.
-    Without protections and with one skill it is SB3's PPO to the bit.
+    The gradients of protections join after PPO's own has been clipped, so that `max_grad_norm`
+    bounds the learning signal alone. Value heads and trunk are not protected.
+
+    With `updates="fast"` rollouts and updates are those of SB3 up to rounding, computed without a
+    graph. With `updates="sb3"`, and with policies of another make, they are SB3's own; with the
+    former, without protections and with one skill, this is SB3's PPO to the bit.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadPPOPolicy}
 
+    def _networks(self) -> ActorCritic | None:
+        """The networks to run by hand, or None where SB3 does its own."""
+        if self.updates == "sb3" or type(self.rollout_buffer) is not RolloutBuffer:
+            return None
+        return ActorCritic.of(self.policy)
+
     def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, str]]:
         return {"policy": (self.policy.optimizer, "update")}
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+    def collect_rollouts(
+        self, env: Any, callback: Any, rollout_buffer: Any, n_rollout_steps: int
+    ) -> bool:
         """Collect as SB3 does, then show the protections what came."""
-        going_on = super().collect_rollouts(*args, **kwargs)
+        if networks := self._networks():
+            going_on = collect(self, networks, env, callback, rollout_buffer, n_rollout_steps)
+        else:
+            going_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if going_on:
             self._protect("collect")
         return going_on
@@ -37,9 +60,75 @@ class ContinualPPO(Continual, PPO):
 
         A rollout must be trained on with the statistics it was collected with.
         """
-        super().train()
+        if networks := self._networks():
+            self._train(networks)
+        else:
+            super().train()
         self.policy.features.update(torch.as_tensor(self._experience(), device=self.device))
         self.logger.record("train/std", self.policy.active_log_std.exp().mean().item())
+
+    def _train(self, networks: ActorCritic) -> None:
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        if isinstance(self.policy.optimizer, torch.optim.Adam):
+            for group in self.policy.optimizer.param_groups:
+                group["fused"] = True
+        loss, rows = self._surrogate(), Rows.of(self.rollout_buffer, networks.features)
+        epochs: list[list[Tensor]] = []
+        for _ in range(self.n_epochs):
+            epochs.append([])
+            self._n_updates += 1
+            if not self._train_epoch(networks, loss, rows, epochs[-1]):
+                break
+        self._log(loss, [torch.stack(figures).cpu().numpy() for figures in epochs])
+
+    def _surrogate(self) -> Surrogate:
+        left = self._current_progress_remaining
+        clip: Any = self.clip_range  # schedules, once the agent is set up
+        clip_value: Any = self.clip_range_vf
+        return Surrogate(
+            clip=clip(left),
+            clip_value=clip_value and clip_value(left),
+            ent_coef=self.ent_coef,
+            vf_coef=self.vf_coef,
+            normalize=self.normalize_advantage,
+        )
+
+    def _train_epoch(
+        self, networks: ActorCritic, loss: Surrogate, rows: Rows, figures: list[Tensor]
+    ) -> bool:
+        """Update on all rows once; False where the policy has moved far enough."""
+        for batch in rows.shuffled(self.batch_size):
+            self.policy.optimizer.zero_grad()
+            figures.append(networks.differentiate(loss, batch))
+            if self.target_kl is not None and self._too_far(figures[-1]):
+                return False
+            nn.utils.clip_grad_norm_(networks.parameters, self.max_grad_norm)
+            self.policy.optimizer.step()
+        return True
+
+    def _too_far(self, figures: Tensor) -> bool:
+        assert self.target_kl is not None
+        return float(figures[_DIVERGENCE]) > 1.5 * self.target_kl
+
+    def _log(self, loss: Surrogate, epochs: list[NDArray[Any]]) -> None:
+        """What SB3 logs, under its names."""
+        policy, value, entropy, clipped, _ = np.concatenate(epochs).mean(axis=0, dtype=float)
+        last = epochs[-1][-1]
+        total = last[0] + loss.vf_coef * last[1] + loss.ent_coef * last[2]
+        buffer = self.rollout_buffer
+        explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
+        self.logger.record("train/entropy_loss", entropy)
+        self.logger.record("train/policy_gradient_loss", policy)
+        self.logger.record("train/value_loss", value)
+        self.logger.record("train/approx_kl", float(epochs[-1][:, _DIVERGENCE].mean(dtype=float)))
+        self.logger.record("train/clip_fraction", clipped)
+        self.logger.record("train/loss", float(total))
+        self.logger.record("train/explained_variance", explained)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", loss.clip)
+        if loss.clip_value is not None:
+            self.logger.record("train/clip_range_vf", loss.clip_value)
 
     def fresh(self) -> dict[str, Tensor]:
         """The rollout: observation, action and advantage, (rows, ...)."""

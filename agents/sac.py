@@ -9,10 +9,10 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
+from clrl.agents import sac_update
+from clrl.agents.buffer import COLUMNS, TensorReplayBuffer, is_vector
 from clrl.agents.continual import Continual
 from clrl.agents.heads import MultiHeadSACPolicy
-
-_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
 class ContinualSAC(Continual, SAC):
@@ -43,6 +43,12 @@ class ContinualSAC(Continual, SAC):
             raise ValueError(f"explore must be 'random' or 'best-head', got {explore!r}")
         self.explore = explore
         super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        plain = self.n_steps == 1 and not self.optimize_memory_usage
+        if self.replay_buffer_class is None and plain and is_vector(self.observation_space):
+            self.replay_buffer_class = TensorReplayBuffer
+        super()._setup_model()
 
     def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, str]]:
         return {
@@ -82,7 +88,7 @@ class ContinualSAC(Continual, SAC):
         buffer: Any = self.replay_buffer
         if self.num_timesteps - self._skill_start < self.learning_starts // 2 or not buffer.pos:
             return turns
-        earned = buffer.rewards[: buffer.pos].mean(axis=0)
+        earned = np.asarray(buffer.rewards[: buffer.pos]).mean(axis=0)
         each = [earned[turns == head].mean() for head in np.unique(turns)]
         return np.full(n_envs, int(np.argmax(each)))
 
@@ -99,13 +105,16 @@ class ContinualSAC(Continual, SAC):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Train as SB3 does, once the skill's warm-up is over."""
-        if self.num_timesteps > self._skill_start + self.learning_starts:
+        if self.num_timesteps <= self._skill_start + self.learning_starts:
+            return
+        if self.updates == "fast" and sac_update.supports(self):
+            sac_update.train(self, gradient_steps, batch_size)
+        else:
             super().train(gradient_steps, batch_size)
 
     def fresh(self) -> dict[str, Tensor]:
         """New transitions: observation, action, reward, next_observation, done, (rows, ...)."""
-        buffer = self.replay_buffer
-        assert buffer is not None
+        buffer: Any = self.replay_buffer
         end = buffer.pos if buffer.pos > self._fresh_from else buffer.pos + buffer.buffer_size
         rows = np.arange(self._fresh_from, end) % buffer.buffer_size
         done = buffer.dones[rows] * (1.0 - buffer.timeouts[rows])
@@ -118,19 +127,17 @@ class ContinualSAC(Continual, SAC):
         }
         return {k: torch.as_tensor(v).flatten(0, 1).float() for k, v in columns.items()}
 
-    def _experience(self) -> NDArray[Any]:
-        buffer = self.replay_buffer
-        assert buffer is not None
+    def _experience(self) -> Any:
+        buffer: Any = self.replay_buffer
         rows = buffer.buffer_size if buffer.full else buffer.pos
         return buffer.observations[:rows].reshape(-1, buffer.observations.shape[-1])
 
     def train_state(self) -> dict[str, Any]:
         """As for every agent, with the replay buffer and the temperature."""
-        buffer = self.replay_buffer
-        assert buffer is not None
+        buffer: Any = self.replay_buffer
         rows = buffer.buffer_size if buffer.full else buffer.pos
         state = super().train_state()
-        state["buffer"] = {name: getattr(buffer, name)[:rows] for name in _COLUMNS}
+        state["buffer"] = {name: getattr(buffer, name)[:rows] for name in COLUMNS}
         state["buffer_at"] = [buffer.pos, buffer.full]
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             state["log_ent_coef"] = self.log_ent_coef.detach().clone()
@@ -140,11 +147,10 @@ class ContinualSAC(Continual, SAC):
     def load_train_state(self, state: dict[str, Any]) -> None:
         """As for every agent, with the replay buffer and the temperature."""
         super().load_train_state(state)
-        buffer = self.replay_buffer
-        assert buffer is not None
-        for name in _COLUMNS:
-            saved = state["buffer"][name]
-            getattr(buffer, name)[: len(saved)] = saved
+        buffer: Any = self.replay_buffer
+        for name in COLUMNS:
+            saved = torch.as_tensor(state["buffer"][name])
+            torch.as_tensor(getattr(buffer, name))[: len(saved)] = saved  # shares an array's memory
         buffer.pos, buffer.full = state["buffer_at"]
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             with torch.no_grad():

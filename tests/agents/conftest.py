@@ -21,11 +21,20 @@ NETS = {"net_arch": [16, 16]}
 
 
 def make_agent(
-    kind: str, protect: list[Protection] | None = None, env: Any = None, **policy: Any
+    kind: str,
+    protect: list[Protection] | None = None,
+    env: Any = None,
+    updates: str = "fast",
+    **policy: Any,
 ) -> Any:
     """A PPO or SAC of the toy task, seed 0."""
     env = env or PointVecEnv()
-    options: dict[str, Any] = {"policy_kwargs": NETS | policy, "seed": 0, "protect": protect or []}
+    options: dict[str, Any] = {
+        "policy_kwargs": NETS | policy,
+        "seed": 0,
+        "protect": protect or [],
+        "updates": updates,
+    }
     if kind == "ppo":
         return ContinualPPO("MlpPolicy", env, **PPO_OPTIONS, **options)
     return ContinualSAC("MlpPolicy", env, **SAC_OPTIONS, **options)

@@ -52,7 +52,7 @@ def test_one_skill_is_sb3_to_the_bit(kind: str) -> None:
     else:
         peer = SAC("MlpPolicy", PointVecEnv(), policy_kwargs=dict(NETS), seed=0, **SAC_OPTIONS)
     peer.learn(160)
-    ours = make_agent(kind)
+    ours = make_agent(kind, updates="sb3")
     ours.learn(160)
     assert equal(weights(ours), weights(peer))
 

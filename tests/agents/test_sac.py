@@ -22,10 +22,11 @@ def agent(**options: Any) -> Any:
 def test_layer_norm_and_tanh_follow_the_first_layer_only() -> None:
     policy = agent(policy_kwargs=NETWORK).policy
     kinds = [nn.Linear, nn.LayerNorm, nn.Tanh, nn.Linear, nn.LeakyReLU, nn.Linear, nn.LeakyReLU]
-    assert [type(layer) for layer in policy.actor.latent_pi] == kinds
+    assert all(map(isinstance, policy.actor.latent_pi, kinds))
+    assert len(policy.actor.latent_pi) == len(kinds)
     for critic in (policy.critic, policy.critic_target):
         for network in critic.q_networks:
-            assert [type(layer) for layer in network][: len(kinds)] == kinds
+            assert all(map(isinstance, network, kinds))
             assert network[4].negative_slope == 0.2
     for q, target in zip(
         policy.critic.parameters(), policy.critic_target.parameters(), strict=True
@@ -73,7 +74,8 @@ def test_then_the_head_that_earned_most_acts(best: int) -> None:
     ours = three_heads("best-head")
     ours.num_timesteps = 24
     ours.replay_buffer.pos = 6
-    ours.replay_buffer.rewards[:6] = np.array([1.0, 0.0] * 2) if best == 0 else [0.0, 1.0] * 2
+    earned = [1.0, 0.0] * 2 if best == 0 else [0.0, 1.0] * 2
+    ours.replay_buffer.rewards[:6] = torch.tensor(earned)
     action, _ = ours._sample_action(40, n_envs=4)
     np.testing.assert_allclose(action, best - 0.5, atol=1e-5)
 

@@ -1,0 +1,174 @@
+"""Linear layers whose products of matrices run on the faster of torch's two CPU libraries.
+
+torch multiplies float32 matrices with MKL, which withholds AVX-512 from processors that are not
+Intel's. oneDNN, which torch carries too, uses it there: about twice as fast, float32 all the same.
+Only the order of summation differs. The choice follows from the processor and from shapes, never
+from a timing, so that runs reproduce.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_LEAST = 2**20  # multiplications below which starting oneDNN costs more than it saves
+
+
+@cache
+def uses_onednn() -> bool:
+    """Whether products go to oneDNN: with AVX-512, on a processor not known to be Intel's.
+
+    The environment variable CLRL_ONEDNN, 0 or 1, decides instead where it is set.
+    """
+    if (chosen := os.environ.get("CLRL_ONEDNN")) is not None:
+        return chosen == "1"
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkl.is_available():
+        return False
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    described = Path("/proc/cpuinfo")
+    return described.exists() and "GenuineIntel" not in described.read_text()
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, tanh: bool = False) -> Tensor:
+    """Value of x @ weight.T + bias without a graph, on the library that suits the size.
+
+    Args:
+        x: Float32, (m, k), of any strides, as is `weight`.
+        weight: (n, k).
+        bias: (n,).
+        tanh: Apply tanh in the same pass, which costs a sixth of torch's own.
+
+    Returns:
+        A new tensor (m, n).
+    """
+    if uses_onednn() and x.is_cpu and len(x) * weight.numel() >= _LEAST:
+        last = "tanh" if tanh else "none"
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, last, [], "")
+        return result
+    result = functional.linear(x, weight, bias)
+    return result.tanh_() if tanh else result
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, tanh: bool = False) -> Tensor:
+    """`torch.nn.functional.linear`, values and gradients, on the library that suits the size.
+
+    Other dtypes and devices, small products, `torch.func` transforms, autocast and tracing go to
+    torch's own.
+
+    Args:
+        x: (m, k); other shapes go to torch's own.
+        weight: (n, k).
+        bias: (n,).
+        tanh: Apply tanh to the result.
+
+    Returns:
+        x @ weight.T + bias, (m, n).
+    """
+    if _suits(x, weight):
+        result: Tensor = _Linear.apply(x, weight, bias, tanh)  # type: ignore[no-untyped-call]
+        return result
+    result = functional.linear(x, weight, bias)
+    return result.tanh() if tanh else result
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by way of `linear`: the same parameters, state and initialisation."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # as torch names it
+        """Value of the layer, x @ weight.T + bias."""
+        return linear(input, self.weight, self.bias)
+
+
+class Chain(nn.Sequential):
+    """`nn.Sequential` that takes a `Linear` and the tanh after it in one pass."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # as torch names it
+        """Value of the last layer."""
+        value, fused = input, False
+        layers: list[Any] = list(self)
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            if fused:  # this tanh is done
+                fused = False
+                continue
+            fused = _fusible(layer, following)
+            value = linear(value, layer.weight, layer.bias, True) if fused else layer(value)
+        return value
+
+
+def speed_up(network: nn.Module) -> None:
+    """Turn every `nn.Linear` and `nn.Sequential` of a network into those above, in place.
+
+    Parameters, their names and their values stay.
+    """
+    for module in network.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
+        elif type(module) is nn.Sequential:
+            module.__class__ = Chain
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
+        y = product(x, weight, bias, tanh)
+        ctx.save_for_backward(x, weight, *([y] if tanh else []))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, weight, *y) = gradients, ctx.saved_tensors
+        if y:
+            gradient = torch.ops.aten.tanh_backward(gradient, y[0])
+        # With create_graph the gradients need a graph of their own, which `linear` gives them.
+        multiply = linear if torch.is_grad_enabled() else product
+        return (
+            multiply(gradient, weight.t()) if _asked(ctx, 0) else None,
+            multiply(gradient.t(), x.t()) if _asked(ctx, 1) else None,
+            gradient.sum(dim=0) if _asked(ctx, 2) else None,
+            None,
+        )
+
+
+def _fusible(layer: nn.Module, following: nn.Module | None) -> bool:
+    """Whether one pass does for both; whoever hooked one of them wants to see what it returns."""
+    return (
+        type(layer) is Linear
+        and type(following) is nn.Tanh
+        and not layer._forward_hooks
+        and not following._forward_hooks
+    )
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
+    return (
+        uses_onednn()
+        and x.dim() == 2
+        and len(x) * weight.numel() >= _LEAST
+        and x.dtype == weight.dtype == torch.float32
+        and x.is_cpu
+        and type(x) in (Tensor, nn.Parameter)
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def _asked(ctx: Any, index: int) -> bool:
+    """Whether the backward pass at hand wants the gradient of an input.
+
+    `needs_input_grad` says only that it could be wanted: `autograd.grad` with respect to something
+    else would compute gradients of weights and throw them away.
+    """
+    if not ctx.needs_input_grad[index]:
+        return False
+    try:
+        wanted: bool = torch._C._will_engine_execute_node(ctx.next_functions[index][0])
+    except RuntimeError:  # a leaf that `autograd.grad` was asked for
+        return True
+    return wanted

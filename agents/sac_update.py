@@ -1,0 +1,193 @@
+"""SAC's gradient steps as Stable-Baselines3 takes them, without what they do not need.
+
+The mathematics is that of `stable_baselines3.SAC.train` (2.9); only the order of summation differs.
+Spared are: the graph; the gradients of critics' weights that the actor's loss computes and drops;
+objects for distributions; reading a number back at every step; one of two passes through the
+actor, since states and next states go through it together.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch import Tensor
+
+from clrl.agents.buffer import TensorReplayBuffer
+from clrl.agents.heads import MultiHeadSACPolicy
+from clrl.agents.tape import Tape
+
+_LOG_STD = (-20.0, 2.0)  # bounds of SB3's actor
+_EPSILON = 1e-6  # of SB3's squashed Gaussian
+_HALF_LOG_TAU = 0.9189385332046727  # log(2 pi) / 2
+
+
+class Sample(NamedTuple):
+    """Actions drawn from the policy, and what the way back to its outputs needs.
+
+    Attributes:
+        action: tanh of a Gaussian, (batch, act).
+        log_prob: Its log density, (batch, 1).
+        push: Standard deviation times noise, which is d pre-squash / d log-std, (batch, act).
+        free: Where log-std is within its bounds, (batch, act).
+    """
+
+    action: Tensor
+    log_prob: Tensor
+    push: Tensor
+    free: Tensor
+
+
+def supports(agent: Any) -> bool:
+    """Whether `train` does for an agent what SB3's would.
+
+    Not so with a policy or a replay buffer that are not ours, with observations or rewards that the
+    environment's wrapper normalises, with another optimizer than Adam, or with layers that `Tape`
+    does not know. (gSDE the policy refuses itself; n-step returns and the memory-saving replay
+    bring a buffer that is not ours.)
+    """
+    return (
+        type(agent.policy) is MultiHeadSACPolicy
+        and type(agent.replay_buffer) is TensorReplayBuffer
+        and agent._vec_normalize_env is None
+        and all(
+            type(o) is torch.optim.Adam for o in (agent.actor.optimizer, agent.critic.optimizer)
+        )
+        and all(map(Tape.supports, (agent.actor.latent_pi, *agent.critic.q_networks)))
+    )
+
+
+def train(agent: Any, gradient_steps: int, batch_size: int) -> None:
+    """SB3's `SAC.train` for an agent that `supports` holds for."""
+    agent.policy.set_training_mode(True)
+    optimizers = [agent.actor.optimizer, agent.critic.optimizer]
+    if agent.ent_coef_optimizer is not None:
+        optimizers.append(agent.ent_coef_optimizer)
+    agent._update_learning_rate(optimizers)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["fused"] = True
+    steps = GradientSteps(agent)
+    for i, indices in enumerate(agent.replay_buffer.draw(gradient_steps, batch_size)):
+        steps.step(
+            agent.replay_buffer.gather(indices), polyak=i % agent.target_update_interval == 0
+        )
+    agent._n_updates += gradient_steps
+    agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
+    for name, values in steps.logged.items():
+        agent.logger.record(f"train/{name}", torch.stack(values).mean().item())
+
+
+class GradientSteps:
+    """The gradient steps between two rollouts."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+        actor = agent.actor
+        self._latent, self._mean = Tape(actor.latent_pi), Tape(actor.mu)
+        self._log_std = Tape(actor.log_std)
+        self._critics = [Tape(network) for network in agent.critic.q_networks]
+        self._targets = [Tape(network) for network in agent.critic_target.q_networks]
+        self._online = list(agent.critic.parameters())
+        self._slow = list(agent.critic_target.parameters())
+        self.logged: dict[str, list[Tensor]] = {}
+
+    @torch.no_grad()
+    def step(self, batch: ReplayBufferSamples, polyak: bool) -> None:
+        """One step of temperature, critics and actor, and of the targets if `polyak`."""
+        size = len(batch.rewards)
+        observations = torch.cat((batch.observations, batch.next_observations))
+        states: Tensor = self._agent.policy.features(observations)
+        sample = self._act(states)
+        here, there = (
+            Sample(*(t[half] for t in sample)) for half in (slice(size), slice(size, None))
+        )
+        states, following = states.split(size)
+        temperature = self._step_temperature(here.log_prob)
+        value = _values(self._targets, following, there.action).amin(dim=1, keepdim=True)
+        value = value - temperature * there.log_prob
+        goal = batch.rewards + (1.0 - batch.dones) * self._agent.gamma * value
+        self._step_critics(states, batch.actions, goal)
+        self._step_actor(states, here, temperature)
+        if polyak:
+            torch._foreach_lerp_(self._slow, self._online, self._agent.tau)
+
+    def _act(self, states: Tensor) -> Sample:
+        """Sample actions in the first half of some states, to learn from, and in the second."""
+        latent = self._latent.forward(states)
+        mean, unbounded = self._mean.forward(latent), self._log_std.forward(latent)
+        for tape in (self._latent, self._mean, self._log_std):
+            tape.keep(len(states) // 2)
+        noise = _noise(mean)
+        log_std = unbounded.clamp(*_LOG_STD)
+        push = log_std.exp() * noise
+        action = torch.tanh(mean + push)
+        density = -0.5 * noise.square() - log_std - _HALF_LOG_TAU
+        log_prob = density - torch.log(1.0 - action.square() + _EPSILON)
+        return Sample(action, log_prob.sum(dim=1, keepdim=True), push, unbounded == log_std)
+
+    def _step_temperature(self, log_prob: Tensor) -> Tensor:
+        """The temperature before its step."""
+        agent = self._agent
+        temperature: Tensor
+        if agent.ent_coef_optimizer is None:
+            temperature = agent.ent_coef_tensor
+            self._log(ent_coef=temperature)
+            return temperature
+        temperature = agent.log_ent_coef.exp()
+        slope = -(log_prob.mean() + agent.target_entropy)
+        self._log(ent_coef=temperature[0], ent_coef_loss=agent.log_ent_coef[0] * slope)
+        agent.log_ent_coef.grad = slope[None]
+        agent.ent_coef_optimizer.step()
+        return temperature
+
+    def _step_critics(self, states: Tensor, actions: Tensor, goal: Tensor) -> None:
+        _forget(self._agent.critic.optimizer)
+        error = _values(self._critics, states, actions) - goal
+        self._log(critic_loss=0.5 * error.square().sum() / len(error))
+        for tape, gradient in zip(self._critics, (error / len(error)).split(1, dim=1), strict=True):
+            tape.backward(gradient)
+        with torch.enable_grad():  # for protections, in the optimizer's hooks
+            self._agent.critic.optimizer.step()
+
+    def _step_actor(self, states: Tensor, sample: Sample, temperature: Tensor) -> None:
+        _forget(self._agent.actor.optimizer)
+        action = sample.action
+        values = _values(self._critics, states, action)
+        least, which = values.min(dim=1, keepdim=True)
+        self._log(actor_loss=(temperature * sample.log_prob - least).mean())
+        to_values = torch.zeros_like(values).scatter_(1, which, -1.0 / len(values))
+        columns = slice(states.shape[1], None)
+        by_action = torch.zeros_like(action)
+        for tape, gradient in zip(self._critics, to_values.split(1, dim=1), strict=True):
+            by_action += tape.backward(gradient, weights=False, inputs=columns)
+        entropy = temperature / len(values)
+        slope = 1.0 - action.square()
+        by_mean = slope * (by_action + entropy * 2.0 * action / (slope + _EPSILON))
+        by_log_std = (by_mean * sample.push - entropy) * sample.free
+        every = slice(None)
+        by_latent = self._mean.backward(by_mean, inputs=every)
+        by_latent += self._log_std.backward(by_log_std, inputs=every)
+        self._latent.backward(by_latent)
+        with torch.enable_grad():
+            self._agent.actor.optimizer.step()
+
+    def _log(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self.logged.setdefault(name, []).append(value)
+
+
+def _noise(like: Tensor) -> Tensor:
+    return torch.randn_like(like)
+
+
+def _values(critics: list[Tape], states: Tensor, actions: Tensor) -> Tensor:
+    """Values by every critic, (batch, critics)."""
+    inputs = torch.cat((states, actions), dim=1)
+    return torch.cat([critic.forward(inputs) for critic in critics], dim=1)
+
+
+def _forget(optimizer: torch.optim.Optimizer) -> None:
+    """Drop gradients; what the tapes do not set, such as other skills' heads, has none."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None

@@ -1,0 +1,213 @@
+"""Forward and backward through a network without autograd.
+
+An update of SAC asks for few of the gradients that a graph would compute, and a graph's bookkeeping
+costs a third of such an update. This keeps what a backward pass needs, and computes what it is
+asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clrl.agents.heads import Heads
+from clrl.agents.linear import Linear, product
+
+_WIDE = 64  # inputs from which a weight's gradient is quicker with the batch made contiguous
+
+
+class Tape:
+    """Layers of a network, and what they saw in the latest forward pass."""
+
+    def __init__(self, network: nn.Sequential | Heads | nn.Linear) -> None:
+        """Take a network that `supports` holds for; of heads, the active one."""
+        self._layers = _fused(_layers(network))
+        self._seen: list[tuple[Tensor, ...]] = []
+
+    @staticmethod
+    def supports(network: nn.Module) -> bool:
+        """Whether every layer is of a known kind and every activation follows what it may alter."""
+        kinds = [type(layer) for layer in _layers(network)]
+        known = all(kind in _FORWARD for kind in kinds)
+        return known and all(
+            kind not in _IN_PLACE or before not in _IN_PLACE
+            for before, kind in zip([nn.ReLU, *kinds], kinds, strict=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output for a batch (batch, in), (batch, out)."""
+        self._seen = []
+        for layer in self._layers:
+            x, seen = _FORWARD[type(layer)](layer, x)
+            self._seen.append(seen)
+        return x
+
+    def keep(self, rows: int) -> None:
+        """Let the backward pass be of the first rows of the batch only."""
+        self._seen = [tuple(t[:rows] for t in seen) for seen in self._seen]
+
+    def backward(
+        self, gradient: Tensor, *, weights: bool = True, inputs: slice | None = None
+    ) -> Any:
+        """Gradients by that of the output, (batch, out).
+
+        Args:
+            gradient: Of a loss with respect to what `forward` returned; it may be overwritten.
+            weights: Set `.grad` of the parameters; what was there is dropped.
+            inputs: Columns of the input whose gradient to return; None for none.
+
+        Returns:
+            The gradient with respect to those columns, a tensor, or None.
+        """
+        result: Tensor | None = gradient
+        for i in reversed(range(len(self._layers))):
+            layer, asked = self._layers[i], slice(None) if i else inputs
+            result = _BACKWARD[type(layer)](layer, self._seen[i], result, weights, asked)
+        return result
+
+
+def _layers(network: nn.Module) -> list[nn.Module]:
+    if isinstance(network, Heads):
+        return [network.layers[network.active]]
+    if isinstance(network, nn.Sequential):
+        return [layer for part in network for layer in _layers(part)]
+    return [network]
+
+
+@dataclass(frozen=True)
+class _LinearTanh:
+    """A linear layer and the tanh after it, which cost little more than the layer in one pass."""
+
+    linear: nn.Linear
+
+
+def _fused(layers: Sequence[nn.Module]) -> list[Any]:
+    fused: list[Any] = []
+    for layer in layers:
+        if type(layer) is nn.Tanh and fused and isinstance(fused[-1], nn.Linear):
+            fused[-1] = _LinearTanh(fused[-1])
+        else:
+            fused.append(layer)
+    return fused
+
+
+# Forward: (layer, x) to the output and what the backward pass needs.
+# Backward: (layer, that, gradient, whether to set weights' gradients, columns of x) to x's.
+
+Forward = Callable[[Any, Tensor], tuple[Tensor, tuple[Tensor, ...]]]
+Backward = Callable[[Any, Sequence[Tensor], Any, bool, slice | None], Tensor | None]
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return product(x, layer.weight, layer.bias), (x,)
+
+
+def _linear_back(
+    layer: nn.Linear, seen: Sequence[Tensor], gradient: Tensor, weights: bool, asked: slice | None
+) -> Tensor | None:
+    (x,) = seen
+    if weights:
+        layer.weight.grad = _outer(gradient, x)
+        layer.bias.grad = gradient.sum(dim=0)
+    return None if asked is None else product(gradient, layer.weight[:, asked].t())
+
+
+def _linear_tanh(layer: _LinearTanh, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    y = product(x, layer.linear.weight, layer.linear.bias, tanh=True)
+    return y, (x, y)
+
+
+def _linear_tanh_back(
+    layer: _LinearTanh, seen: Sequence[Tensor], gradient: Tensor, weights: bool, asked: slice | None
+) -> Tensor | None:
+    x, y = seen
+    before: Tensor = torch.ops.aten.tanh_backward(gradient, y)
+    return _linear_back(layer.linear, (x,), before, weights, asked)
+
+
+def _outer(gradient: Tensor, x: Tensor) -> Tensor:
+    """Sum over the batch of gradient times x, (out, in), arranged as oneDNN is quickest at it."""
+    if x.shape[1] < _WIDE < gradient.shape[1]:
+        return product(x.t(), gradient.t()).t().contiguous()
+    return product(gradient.t().contiguous(), x.t())
+
+
+def _relu(_: nn.ReLU, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    y = x.relu_()
+    return y, (y,)
+
+
+def _relu_back(_: nn.ReLU, seen: Sequence[Tensor], gradient: Tensor, *__: Any) -> Tensor:
+    back: Tensor = torch.ops.aten.threshold_backward(gradient, seen[0], 0)
+    return back
+
+
+def _leaky(layer: nn.LeakyReLU, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    y = nn.functional.leaky_relu_(x, layer.negative_slope)
+    return y, (y,)
+
+
+def _leaky_back(layer: nn.LeakyReLU, seen: Sequence[Tensor], gradient: Tensor, *_: Any) -> Tensor:
+    slope = layer.negative_slope
+    back: Tensor = torch.ops.aten.leaky_relu_backward(gradient, seen[0], slope, True)
+    return back
+
+
+def _tanh(_: nn.Tanh, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    y = x.tanh_()
+    return y, (y,)
+
+
+def _tanh_back(_: nn.Tanh, seen: Sequence[Tensor], gradient: Tensor, *__: Any) -> Tensor:
+    back: Tensor = torch.ops.aten.tanh_backward(gradient, seen[0])
+    return back
+
+
+def _norm(layer: nn.LayerNorm, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    y, mean, scale = torch.native_layer_norm(
+        x, layer.normalized_shape, layer.weight, layer.bias, layer.eps
+    )
+    return y, (x, mean, scale)
+
+
+def _norm_back(
+    layer: nn.LayerNorm, seen: Sequence[Tensor], gradient: Tensor, weights: bool, _: Any
+) -> Tensor:
+    x, mean, scale = seen
+    back: Tensor
+    back, weight, bias = torch.ops.aten.native_layer_norm_backward(
+        gradient,
+        x,
+        layer.normalized_shape,
+        mean,
+        scale,
+        layer.weight,
+        layer.bias,
+        [True, weights, weights],
+    )
+    if weights:
+        layer.weight.grad, layer.bias.grad = weight, bias
+    return back
+
+
+_IN_PLACE = (nn.ReLU, nn.LeakyReLU, nn.Tanh)
+_FORWARD: dict[type, Forward] = {
+    nn.Linear: _linear,
+    Linear: _linear,
+    _LinearTanh: _linear_tanh,
+    nn.ReLU: _relu,
+    nn.LeakyReLU: _leaky,
+    nn.Tanh: _tanh,
+    nn.LayerNorm: _norm,
+}
+_BACKWARD: dict[type, Backward] = {
+    nn.Linear: _linear_back,
+    Linear: _linear_back,
+    _LinearTanh: _linear_tanh_back,
+    nn.ReLU: _relu_back,
+    nn.LeakyReLU: _leaky_back,
+    nn.Tanh: _tanh_back,
+    nn.LayerNorm: _norm_back,
+}
