@@ -1,12 +1,13 @@
 """The `clrl` command."""
 
 import argparse
+import ast
 import json
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,9 +139,13 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _summary(path: str) -> str:
-    """First line of the docstring of a "module:Class"."""
+    """First line of the docstring of a "module:Class", read without importing torch."""
     module, _, name = path.partition(":")
-    return (getattr(import_module(module), name).__doc__ or "").strip().splitlines()[0]
+    spec = find_spec(module)
+    assert spec is not None
+    tree = ast.parse(Path(str(spec.origin)).read_text())
+    found = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    return (ast.get_docstring(found) or "").partition("\n")[0]
 
 
 def _doctor(options: argparse.Namespace) -> None:
