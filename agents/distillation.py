@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrl.agents.protection import Learner, Protection, add_gradient
+from clrl.agents.protection import Learner, Protection
 
 
 class PolicyDistillation(Protection):
@@ -52,15 +52,17 @@ class PolicyDistillation(Protection):
         if not self.memory or self.strength == 0.0:
             return
         share = max(1, self.batch_size // len(self.memory))
-        losses = []
+        observations, teachers = {}, []
         for skill, columns in self.memory.items():
             rows = torch.randint(len(columns[0]), (share,), generator=self.generator)
-            observations, mean, log_std = (column[rows] for column in columns)
-            student = learner.gaussian(observations, skill)
-            losses.append(gaussian_kl((mean, log_std), student).mean())
-        loss = self.strength * torch.stack(losses).sum()
-        actor = [p for p in learner.policy.parameters() if p.requires_grad]
-        add_gradient(loss, actor, self.strength * self.max_grad_norm)
+            observations[skill], *teacher = (column[rows] for column in columns)
+            teachers.append(teacher)
+        mean, log_std = (torch.cat(parts) for parts in zip(*teachers, strict=True))
+
+        def loss(*student: Tensor) -> Tensor:  # a mean over each skill's states, summed over skills
+            return self.strength * gaussian_kl((mean, log_std), student).sum() / share  # type: ignore[arg-type]
+
+        learner.pull(observations, loss, self.strength * self.max_grad_norm)
 
     def after_skill(self, learner: Learner) -> None:
         """Store states of the finished skill and what the agent would do there."""

@@ -1,5 +1,6 @@
 """What a protection is, and what it may ask of the agent it protects."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,15 @@ class Learner(Protocol):
 
     def gaussian(self, observations: Tensor, skill: int) -> tuple[Tensor, Tensor]:
         """Mean and log-std of the action in a skill, each (batch, act)."""
+        ...
+
+    def pull(
+        self,
+        observations: dict[int, Tensor],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        max_norm: float,
+    ) -> None:
+        """Add the clipped gradient of a loss of mean and log-std in states of some skills."""
         ...
 
     def trunk(self) -> list[nn.Module]:
@@ -97,9 +107,17 @@ class Protection:
 def add_gradient(loss: Tensor, parameters: list[nn.Parameter], max_norm: float) -> None:
     """Add the gradient of a loss to `.grad`, its norm clipped to `max_norm`."""
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    add_clipped(parameters, gradients, max_norm)
+
+
+@torch.no_grad()
+def add_clipped(
+    parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], max_norm: float
+) -> None:
+    """Add gradients to `.grad`, their common norm clipped to `max_norm`; None adds nothing."""
     used = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([g for _, g in used])))
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for parameter, gradient in used:
-        gradient = gradient * scale
+    own = [g for _, g in used]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(own)))
+    scaled = torch._foreach_mul(own, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    for (parameter, _), gradient in zip(used, scaled, strict=True):
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
