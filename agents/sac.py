@@ -21,8 +21,8 @@ class ContinualSAC(Continual, SAC):
     """Stable-Baselines3's SAC, with heads and protections.
 
     A new skill starts with an empty replay buffer, fresh optimiser moments and its own temperature;
-    the critics' trunk is kept and left free. Without protections and with one skill it is SB3's
-    SAC to the bit.
+    the critics' trunk is kept and left free. With `updates="sb3"`, without protections and with one
+    skill it is SB3's SAC to the bit; the default takes the same steps faster, see `sac_update`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadSACPolicy}
