@@ -1,8 +1,8 @@
 """Forward and backward through a network without autograd.
 
-An update of SAC asks for few of the gradients that a graph would compute, and a graph's bookkeeping
-costs a third of such an update. This keeps what a backward pass needs, and computes what it is
-asked for.
+An update of SAC asks for few of the gradients that a graph would compute, and its products are
+small enough for a graph's bookkeeping to count. This keeps what a backward pass needs, and computes
+what it is asked for.
 """
 
 from collections.abc import Callable, Sequence
