@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clrl.agents.guard import Guard, check_gradients, check_weights
 from clrl.agents.linear import speed_up
-from clrl.agents.protection import Protection
+from clrl.agents.protection import Protection, add_gradient
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base
@@ -154,6 +154,24 @@ class Continual(_Base):
         """Mean and log-std of the action in a skill, each (batch, act), before squashing."""
         result: tuple[Tensor, Tensor] = self.policy.gaussian(observations, skill)
         return result
+
+    def pull(
+        self,
+        observations: dict[int, Tensor],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        max_norm: float,
+    ) -> None:
+        """Add the clipped gradient of a loss of the action's distribution to `.grad`.
+
+        Args:
+            observations: Of each of some skills, (share, obs), the same number of each.
+            loss: Of mean and log-std, each (rows, act), the rows skill after skill.
+            max_norm: Bound of the gradient's norm.
+        """
+        outputs = [self.gaussian(rows, skill) for skill, rows in observations.items()]
+        mean, log_std = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+        actor = [p for p in self.policy.parameters() if p.requires_grad]
+        add_gradient(loss(mean, log_std), actor, max_norm)
 
     def trunk(self) -> list[nn.Module]:
         """Layers of the actor that all skills share."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrl.agents.protection import Learner, Protection, add_gradient
+from clrl.agents.protection import Learner, Protection
 
 
 class PolicyDistillation(Protection):
@@ -22,6 +22,7 @@ class PolicyDistillation(Protection):
         states: int = 4096,
         batch_size: int = 256,
         max_grad_norm: float = 0.5,
+        every: int = 1,
         seed: int = 0,
     ) -> None:
         """Set the memory and the pull.
@@ -31,12 +32,13 @@ class PolicyDistillation(Protection):
             states: Stored per skill, >= 1.
             batch_size: States per update, over all earlier skills, >= 1.
             max_grad_norm: Bound of the gradient's norm at strength 1, > 0.
+            every: Updates from one rehearsal to the next, >= 1.
             seed: Of the draws.
 
         Raises:
             ValueError: an argument out of range.
         """
-        super().__init__(strength, seed)
+        super().__init__(strength, seed, every)
         for name, value in (("states", states), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
@@ -49,18 +51,20 @@ class PolicyDistillation(Protection):
 
     def update(self, learner: Learner) -> None:
         """Add the clipped gradient of the divergence from all earlier skills."""
-        if not self.memory or self.strength == 0.0:
+        if not self.memory or self.strength == 0.0 or not self.due("update"):
             return
         share = max(1, self.batch_size // len(self.memory))
-        losses = []
+        observations, teachers = {}, []
         for skill, columns in self.memory.items():
             rows = torch.randint(len(columns[0]), (share,), generator=self.generator)
-            observations, mean, log_std = (column[rows] for column in columns)
-            student = learner.gaussian(observations, skill)
-            losses.append(gaussian_kl((mean, log_std), student).mean())
-        loss = self.strength * torch.stack(losses).sum()
-        actor = [p for p in learner.policy.parameters() if p.requires_grad]
-        add_gradient(loss, actor, self.strength * self.max_grad_norm)
+            observations[skill], *teacher = (column[rows] for column in columns)
+            teachers.append(teacher)
+        mean, log_std = (torch.cat(parts) for parts in zip(*teachers, strict=True))
+
+        def loss(*student: Tensor) -> Tensor:  # a mean over each skill's states, summed over skills
+            return self.strength * gaussian_kl((mean, log_std), student).sum() / share  # type: ignore[arg-type]
+
+        learner.pull(observations, loss, self.strength * self.max_grad_norm)
 
     def after_skill(self, learner: Learner) -> None:
         """Store states of the finished skill and what the agent would do there."""

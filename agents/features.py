@@ -52,13 +52,17 @@ class SkillFeatures(BaseFeaturesExtractor):
         self.register_buffer("count", torch.zeros(max_skills, dtype=torch.float64))
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Features of observations (batch, ...), shape (batch, features_dim)."""
+        """Features of observations (batch, ...) of the active skill, (batch, features_dim)."""
+        return self.of(observations, self.active)
+
+    def of(self, observations: Tensor, skill: int) -> Tensor:
+        """Features of observations (batch, ...) of a skill, (batch, features_dim)."""
         features = observations.flatten(start_dim=1)
         if self.normalize:
-            scale = torch.rsqrt(self.var[self.active] + 1e-8)
-            features = ((features - self.mean[self.active]) * scale).clamp(-_CLIP, _CLIP)
+            scale = torch.rsqrt(self.var[skill] + 1e-8)
+            features = ((features - self.mean[skill]) * scale).clamp(-_CLIP, _CLIP)
         if self.one_hot:
-            index = torch.full((len(features),), self.active, device=features.device)
+            index = torch.full((len(features),), skill, device=features.device)
             named = functional.one_hot(index, self.max_skills).to(features.dtype)
             features = torch.cat((features, named), dim=1)
         return features

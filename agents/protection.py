@@ -1,5 +1,6 @@
 """What a protection is, and what it may ask of the agent it protects."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +28,15 @@ class Learner(Protocol):
         """Mean and log-std of the action in a skill, each (batch, act)."""
         ...
 
+    def pull(
+        self,
+        observations: dict[int, Tensor],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        max_norm: float,
+    ) -> None:
+        """Add the clipped gradient of a loss of mean and log-std in states of some skills."""
+        ...
+
     def trunk(self) -> list[nn.Module]:
         """Layers of the actor that all skills share."""
         ...
@@ -50,19 +60,24 @@ class Protection:
     without it.
     """
 
-    def __init__(self, strength: float = 1.0, seed: int = 0) -> None:
+    def __init__(self, strength: float = 1.0, seed: int = 0, every: int = 1) -> None:
         """Set what every protection has.
 
         Args:
             strength: Weight of its gradient beside the learner's; 0 switches it off.
             seed: Of its own random numbers.
+            every: Updates from one gradient of it to the next, for one that asks `due`.
 
         Raises:
-            ValueError: strength < 0.
+            ValueError: strength < 0, or every < 1.
         """
         if not 0.0 <= strength < float("inf"):
             raise ValueError(f"strength must be >= 0 and finite, got {strength}")
+        if every < 1:
+            raise ValueError(f"every must be >= 1, got {every}")
         self.strength = strength
+        self.every = every
+        self._calls: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
 
     def before_skill(self, learner: Learner) -> None:
@@ -80,13 +95,19 @@ class Protection:
     def after_skill(self, learner: Learner) -> None:
         """Remember what the skill taught, after its last update."""
 
+    def due(self, hook: str) -> bool:
+        """Count a call of a hook; whether it is the first, or one of `every` after it."""
+        self._calls[hook] = self._calls.get(hook, -1) + 1
+        return self._calls[hook] % self.every == 0
+
     def state_dict(self) -> dict[str, Any]:
         """Everything it remembers, as nested dicts and lists of tensors and numbers."""
-        return {"generator": self.generator.get_state()}
+        return {"generator": self.generator.get_state(), "calls": dict(self._calls)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.generator.set_state(state["generator"])
+        self._calls = dict(state["calls"])
 
     @property
     def bytes(self) -> int:
@@ -97,9 +118,17 @@ class Protection:
 def add_gradient(loss: Tensor, parameters: list[nn.Parameter], max_norm: float) -> None:
     """Add the gradient of a loss to `.grad`, its norm clipped to `max_norm`."""
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    add_clipped(parameters, gradients, max_norm)
+
+
+@torch.no_grad()
+def add_clipped(
+    parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], max_norm: float
+) -> None:
+    """Add gradients to `.grad`, their common norm clipped to `max_norm`; None adds nothing."""
     used = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([g for _, g in used])))
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for parameter, gradient in used:
-        gradient = gradient * scale
+    own = [g for _, g in used]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(own)))
+    scaled = torch._foreach_mul(own, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    for (parameter, _), gradient in zip(used, scaled, strict=True):
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

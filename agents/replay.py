@@ -1,13 +1,16 @@
 """Reservoir replay: a bounded, uniform memory of earlier skills that is trained on again."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from clrl.agents.protection import Learner, Protection, add_gradient
+from clrl.agents.protection import Learner, Protection
+from clrl.agents.rehearsal import Rehearsal
 from clrl.agents.reservoir import Reservoir
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 _MAX_WEIGHT = 10.0  # of one stored action in rehearsal
 
@@ -36,6 +39,7 @@ class ReservoirReplay(Protection):
         batch_size: int = 256,
         tail: float = 0.25,
         max_grad_norm: float = 0.5,
+        every: int = 1,
         seed: int = 0,
     ) -> None:
         """Set the memory and the rehearsal.
@@ -46,12 +50,13 @@ class ReservoirReplay(Protection):
             batch_size: Rows per update, over all earlier skills, >= 1.
             tail: Last share of a skill's budget that is remembered, in (0, 1].
             max_grad_norm: Bound of the gradient's norm at strength 1, > 0.
+            every: Updates from one rehearsal to the next, >= 1.
             seed: Of the draws.
 
         Raises:
             ValueError: an argument out of range.
         """
-        super().__init__(strength, seed)
+        super().__init__(strength, seed, every)
         for name, value in (("capacity", capacity), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
@@ -92,52 +97,63 @@ class ReservoirReplay(Protection):
 
     def update(self, learner: Learner) -> None:
         """Add the clipped gradient of the rehearsal loss of all earlier skills to the actor."""
-        losses = [self._actor_loss(learner, skill, rows) for skill, rows in self._batches()]
-        if losses:
-            actor = [p for p in learner.policy.parameters() if p.requires_grad]
-            loss = self.strength * torch.stack(losses).sum()
-            add_gradient(loss, actor, self.strength * self.max_grad_norm)
+        if self.strength == 0.0 or not self.reservoirs or not self.due("update"):
+            return
+        rows, scale = self._sample()
+        loss = self._clone(rows, scale) if "advantage" in rows else self._improve(learner, rows)
+        share = len(scale) // len(self.reservoirs)
+        observations = dict(zip(self.reservoirs, rows["observation"].split(share), strict=True))
+        learner.pull(
+            observations,
+            lambda *gaussian: self.strength * loss(*gaussian) / share,
+            self.strength * self.max_grad_norm,
+        )
 
     def update_critic(self, learner: Learner) -> None:
         """Add the clipped gradient of the earlier skills' temporal differences to the critic."""
-        losses = [self._critic_loss(learner, skill, rows) for skill, rows in self._batches()]
-        if losses:
-            loss = self.strength * torch.stack(losses).sum()
-            critic = list(learner.policy.critic.parameters())
-            add_gradient(loss, critic, self.strength * self.max_grad_norm)
-
-    def _batches(self) -> list[tuple[int, dict[str, Tensor]]]:
-        if self.strength == 0.0 or not self.reservoirs:
-            return []
-        share = max(1, self.batch_size // len(self.reservoirs))
-        return [(skill, r.sample(share, self.generator)) for skill, r in self.reservoirs.items()]
-
-    def _actor_loss(self, learner: Learner, skill: int, rows: dict[str, Tensor]) -> Tensor:
-        mean, log_std = learner.gaussian(rows["observation"], skill)
-        if "advantage" in rows:
-            weight = (rows["advantage"] / self.scale[skill]).exp().clamp(max=_MAX_WEIGHT)
-            return -(weight * log_likelihood(rows["action"], mean, log_std)).mean()
-        stored = torch.atanh(rows["action"].clamp(-0.999, 0.999))
-        critic = learner.policy.critic
-        with learner.policy.using(skill):
-            good = torch.cat(critic(rows["observation"], rows["action"]), dim=1).amin(dim=1)
-            own = torch.cat(critic(rows["observation"], torch.tanh(mean)), dim=1).amin(dim=1)
-        better = (good >= own).float().detach()
-        clone = -(better * log_likelihood(stored, mean, log_std)).mean()
-        return clone - own.mean()
-
-    def _critic_loss(self, learner: Learner, skill: int, rows: dict[str, Tensor]) -> Tensor:
-        policy: Any = learner.policy
+        if self.strength == 0.0 or not self.reservoirs or not self.due("update_critic"):
+            return
+        rows, scale = self._sample()
         gamma: float = learner.gamma  # type: ignore[attr-defined]
-        following = rows["next_observation"]
-        with torch.no_grad(), policy.using(skill):
-            action = torch.tanh(policy.gaussian(following, skill)[0])
-            values = torch.cat(policy.critic_target(following, action), dim=1)
-            value = values.amin(dim=1, keepdim=True)
-            target = rows["reward"] / self.scale[skill] + gamma * (1.0 - rows["done"]) * value
-        with policy.using(skill):
-            estimates = policy.critic(rows["observation"], rows["action"])
-        return 0.5 * torch.stack([functional.mse_loss(q, target) for q in estimates]).sum()
+        rehearsal = self._rehearsal(learner, rows)
+        following = rehearsal.states(rows["next_observation"])
+        action = torch.tanh(rehearsal.means(following))
+        value = rehearsal.values(following, action, target=True).amin(dim=1, keepdim=True)
+        target = rows["reward"] / scale + gamma * (1.0 - rows["done"]) * value
+        values = rehearsal.values(rehearsal.states(rows["observation"]), rows["action"])
+        # of half the squared error, a mean over each skill's rows, summed over skills and critics
+        gradient = self.strength * (values - target) * len(self.reservoirs) / len(scale)
+        rehearsal.pull_critics(gradient, self.strength * self.max_grad_norm)
+
+    def _sample(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Rows of every earlier skill, one after another, and the scale of each row, (rows, 1)."""
+        share = max(1, self.batch_size // len(self.reservoirs))
+        parts = [r.sample(share, self.generator) for r in self.reservoirs.values()]
+        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        scale = torch.tensor([self.scale[skill] for skill in self.reservoirs])
+        return rows, scale.repeat_interleave(share)[:, None]
+
+    def _rehearsal(self, learner: Learner, rows: dict[str, Tensor]) -> Rehearsal:
+        skills = list(self.reservoirs)
+        return Rehearsal(learner.policy, skills, len(rows["observation"]) // len(skills))
+
+    def _clone(self, rows: dict[str, Tensor], scale: Tensor) -> Loss:
+        weight = (rows["advantage"] / scale[:, 0]).exp().clamp(max=_MAX_WEIGHT)
+        return lambda mean, log_std: -(weight * log_likelihood(rows["action"], mean, log_std)).sum()
+
+    def _improve(self, learner: Learner, rows: dict[str, Tensor]) -> Loss:
+        rehearsal = self._rehearsal(learner, rows)
+        states = rehearsal.states(rows["observation"])
+        good = rehearsal.values(states, rows["action"]).amin(dim=1, keepdim=True)
+        own, slope = rehearsal.slope(states, torch.tanh(rehearsal.means(states)))
+        better = (good >= own)[:, 0].float()
+        stored = torch.atanh(rows["action"].clamp(-0.999, 0.999))
+
+        def loss(mean: Tensor, log_std: Tensor) -> Tensor:
+            clone = (better * log_likelihood(stored, mean, log_std)).sum()
+            return -clone - (slope * torch.tanh(mean)).sum()  # its gradient is that of -own
+
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """All reservoirs and scales."""

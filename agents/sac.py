@@ -1,5 +1,6 @@
 """SAC that keeps earlier skills."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,14 +14,15 @@ from clrl.agents import sac_update
 from clrl.agents.buffer import COLUMNS, TensorReplayBuffer, is_vector
 from clrl.agents.continual import Continual
 from clrl.agents.heads import MultiHeadSACPolicy
+from clrl.agents.rehearsal import Rehearsal
 
 
 class ContinualSAC(Continual, SAC):
     """Stable-Baselines3's SAC, with heads and protections.
 
     A new skill starts with an empty replay buffer, fresh optimiser moments and its own temperature;
-    the critics' trunk is kept and left free. Without protections and with one skill it is SB3's
-    SAC to the bit.
+    the critics' trunk is kept and left free. With `updates="sb3"`, without protections and with one
+    skill it is SB3's SAC to the bit; the default takes the same steps faster, see `sac_update`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadSACPolicy}
@@ -111,6 +113,17 @@ class ContinualSAC(Continual, SAC):
             sac_update.train(self, gradient_steps, batch_size)
         else:
             super().train(gradient_steps, batch_size)
+
+    def pull(
+        self,
+        observations: dict[int, Tensor],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        max_norm: float,
+    ) -> None:
+        """As for every agent; without a graph through the networks."""
+        rows = torch.cat(list(observations.values()))
+        rehearsal = Rehearsal(self.policy, list(observations), len(rows) // len(observations))
+        rehearsal.pull_actor(rehearsal.states(rows), loss, max_norm)
 
     def fresh(self) -> dict[str, Tensor]:
         """New transitions: observation, action, reward, next_observation, done, (rows, ...)."""

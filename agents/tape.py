@@ -1,8 +1,8 @@
 """Forward and backward through a network without autograd.
 
-An update of SAC asks for few of the gradients that a graph would compute, and a graph's bookkeeping
-costs a third of such an update. This keeps what a backward pass needs, and computes what it is
-asked for.
+An update of SAC asks for few of the gradients that a graph would compute, and its products are
+small enough for a graph's bookkeeping to count. This keeps what a backward pass needs, and computes
+what it is asked for.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,13 +22,16 @@ class Tape:
     """Layers of a network, and what they saw in the latest forward pass."""
 
     def __init__(self, network: nn.Sequential | Heads | nn.Linear) -> None:
-        """Take a network that `supports` holds for; of heads, the active one."""
+        """Take a network; of heads, the active one.
+
+        Layers that `supports` does not hold for are left to autograd, one at a time.
+        """
         self._layers = _fused(_layers(network))
         self._seen: list[tuple[Tensor, ...]] = []
 
     @staticmethod
     def supports(network: nn.Module) -> bool:
-        """Whether every layer is of a known kind and every activation follows what it may alter."""
+        """Whether it has nothing for autograd: known layers, and each alters only its own input."""
         kinds = [type(layer) for layer in _layers(network)]
         known = all(kind in _FORWARD for kind in kinds)
         return known and all(
@@ -40,7 +43,7 @@ class Tape:
         """Output for a batch (batch, in), (batch, out)."""
         self._seen = []
         for layer in self._layers:
-            x, seen = _FORWARD[type(layer)](layer, x)
+            x, seen = _FORWARD.get(type(layer), _other)(layer, x)
             self._seen.append(seen)
         return x
 
@@ -64,7 +67,8 @@ class Tape:
         result: Tensor | None = gradient
         for i in reversed(range(len(self._layers))):
             layer, asked = self._layers[i], slice(None) if i else inputs
-            result = _BACKWARD[type(layer)](layer, self._seen[i], result, weights, asked)
+            back = _BACKWARD.get(type(layer), _other_back)
+            result = back(layer, self._seen[i], result, weights, asked)
         return result
 
 
@@ -189,6 +193,24 @@ def _norm_back(
     )
     if weights:
         layer.weight.grad, layer.bias.grad = weight, bias
+    return back
+
+
+def _other(layer: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y: Tensor = layer(x)
+    return y.detach().clone(), (x, y)  # what follows may alter its input
+
+
+def _other_back(
+    layer: nn.Module, seen: Sequence[Tensor], gradient: Tensor, weights: bool, _: Any
+) -> Tensor:
+    x, y = seen
+    own = list(layer.parameters()) if weights else []
+    back, *gradients = torch.autograd.grad(y, [x, *own], gradient)
+    for parameter, value in zip(own, gradients, strict=True):
+        parameter.grad = value
     return back
 
 

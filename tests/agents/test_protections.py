@@ -11,6 +11,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.func import functional_call, jacrev, vmap
 
 from clrl.agents import EWC, PolicyDistillation, Reservoir, ReservoirReplay, make_protection
+from clrl.agents.continual import Continual
 from clrl.agents.distillation import gaussian_kl
 from clrl.agents.fisher import fisher_diagonal
 from clrl.agents.replay import log_likelihood
@@ -257,3 +258,80 @@ def test_sac_rehearsal_reaches_critic_and_actor() -> None:
 def test_bad_arguments_are_refused(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def rehearsing(**policy: Any) -> Any:
+    """SAC in its third skill, with weights that have moved since, and its replay."""
+    replay = ReservoirReplay(capacity=100, tail=1.0, batch_size=20, max_grad_norm=1e9)
+    agent = make_agent("sac", [replay], normalize=True, **policy)
+    for i, name in enumerate(("a", "b", "c")):
+        agent.begin_skill(name, PointVecEnv(seed=i), 80)
+        agent.learn(80, reset_num_timesteps=False)
+        if name != "c":
+            agent.end_skill()
+    return agent
+
+
+def difference(parameters: list[nn.Parameter], act: Any) -> list[torch.Tensor]:
+    """What an act adds to gradients of 1."""
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    act()
+    return [p.grad - 1.0 for p in parameters if p.grad is not None]
+
+
+@pytest.mark.parametrize("policy", [{}, {"multi_head": False}, {"layer_norm": True}])
+def test_sac_pulls_its_actor_as_autograd_does(policy: dict[str, Any]) -> None:
+    agent = rehearsing(**policy)
+    parameters = list(agent.actor.parameters())
+    observations = {i: torch.randn(10, 3) for i in range(2)}
+
+    def loss(mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
+        return (mean * torch.arange(20)[:, None]).sum() + log_std.square().sum()
+
+    ours = difference(parameters, lambda: agent.pull(observations, loss, 3.0))
+    theirs = difference(parameters, lambda: Continual.pull(agent, observations, loss, 3.0))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", [{}, {"multi_head": False}])
+def test_sac_rehearses_the_losses_it_states(
+    policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = rehearsing(**policy)
+    replay, critic = agent.protections[0], agent.critic
+    rows, scale = replay._sample()
+    monkeypatch.setattr(replay, "_sample", lambda: (rows, scale))
+    halves = [{k: v[:10] for k, v in rows.items()}, {k: v[10:] for k, v in rows.items()}]
+
+    def actor_loss(skill: int, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        mean, log_std = agent.gaussian(rows["observation"], skill)
+        with agent.policy.using(skill):
+            good = torch.cat(critic(rows["observation"], rows["action"]), dim=1).amin(dim=1)
+            own = torch.cat(critic(rows["observation"], torch.tanh(mean)), dim=1).amin(dim=1)
+        stored = torch.atanh(rows["action"].clamp(-0.999, 0.999))
+        clone = (good >= own).float().detach() * log_likelihood(stored, mean, log_std)
+        return -clone.mean() - own.mean()
+
+    def critic_loss(skill: int, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        with agent.policy.using(skill):
+            with torch.no_grad():
+                action = torch.tanh(agent.gaussian(rows["next_observation"], skill)[0])
+                following = agent.critic_target(rows["next_observation"], action)
+            value = torch.cat(following, dim=1).amin(dim=1, keepdim=True)
+            goal = rows["reward"] / replay.scale[skill]
+            goal = goal + agent.gamma * (1.0 - rows["done"]) * value
+            estimates = critic(rows["observation"], rows["action"])
+        return torch.stack([0.5 * (q - goal).square().mean() for q in estimates]).sum()
+
+    for parameters, update, reference in (
+        (list(agent.actor.parameters()), replay.update, actor_loss),
+        (list(critic.parameters()), replay.update_critic, critic_loss),
+    ):
+        ours = difference(parameters, lambda update=update: update(agent))
+        loss = torch.stack([reference(i, half) for i, half in enumerate(halves)]).sum()
+        expected = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for mine, other in zip(ours, expected, strict=True):
+            other = torch.zeros_like(mine) if other is None else other
+            torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)

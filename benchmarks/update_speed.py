@@ -1,0 +1,169 @@
+"""SAC's gradient steps: ours against Stable-Baselines3's `SAC.train`, and what protections add.
+
+`ours` and `theirs` are updates/s on the same networks, batches and threads, in alternation; for a
+protection `theirs` is the unprotected agent. "of the ceiling" is the share of time that the
+products of matrices of an update would take at the fastest rate measured for them in this run.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.logger import configure as configure_logger
+from table import Row, arguments, report, row
+from torch.nn import functional
+
+from clrl.agents import make_agent
+
+OBS, ACT = 39, 4  # of Meta-World
+OBSERVATIONS = spaces.Box(-10, 10, (OBS,), np.float32)
+ACTIONS = spaces.Box(-1, 1, (ACT,), np.float32)
+NETWORKS: dict[str, tuple[list[int], int, bool]] = {
+    "2x256 b256": ([256] * 2, 256, False),
+    "4x256 b128": ([256] * 4, 128, False),
+    "4x256 layer norm b128": ([256] * 4, 128, True),
+}
+PROTECTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "EWC": {"ewc": {}},
+    "distillation": {"distill": {}},
+    "replay": {"replay": {}},
+    "distillation + replay": {"distill": {}, "replay": {}},
+}
+
+
+def ours(network: str, skills: int = 1, protect: Any = None, **options: Any) -> Any:
+    """Our agent in the last of some skills, its earlier ones remembered."""
+    layers, _, layer_norm = NETWORKS[network]
+    policy = {"net_arch": layers, "layer_norm": layer_norm}
+    agent: Any = make_agent(
+        "sac", OBSERVATIONS, ACTIONS, protect=protect, policy_kwargs=policy,
+        buffer_size=20_000, learning_starts=0, **options,
+    )  # fmt: skip
+    agent.set_logger(configure_logger(None, []))
+    for i in range(skills):
+        agent.begin_skill(f"skill {i}")
+        agent._fresh_from = 0
+        fill(agent.replay_buffer)
+        agent.num_timesteps += 1
+        agent._protect("collect")
+        if i < skills - 1:
+            agent.end_skill()
+    return agent
+
+
+def theirs(network: str) -> Any:
+    """SB3's agent, or ours on SB3's `train` where the networks are none of SB3's."""
+    layers, _, layer_norm = NETWORKS[network]
+    if layer_norm:
+        return ours(network, updates="sb3")
+    kind: Any = SAC  # an environment comes later, which its types do not foresee
+    agent = kind(
+        "MlpPolicy", None, policy_kwargs={"net_arch": layers}, buffer_size=20_000, seed=0,
+        target_entropy=-float(ACT), device="cpu", _init_setup_model=False,
+    )  # fmt: skip
+    agent.observation_space, agent.action_space, agent.n_envs = OBSERVATIONS, ACTIONS, 1
+    agent._setup_model()
+    agent.set_logger(configure_logger(None, []))
+    fill(agent.replay_buffer)
+    return agent
+
+
+def fill(buffer: Any, count: int = 10_000) -> None:
+    """Store random transitions."""
+    random = np.random.default_rng(0)
+    for _ in range(count):
+        state, following = random.normal(size=(2, 1, OBS))
+        action, reward = random.uniform(-1, 1, (1, ACT)), random.normal(size=1)
+        buffer.add(state, following, action, reward, np.zeros(1), [{}])
+
+
+def rate(agent: Any, batch_size: int, steps: int) -> float:
+    """Updates/s over one call of `train`."""
+    start = time.perf_counter()
+    agent.train(steps, batch_size)
+    return steps / (time.perf_counter() - start)
+
+
+def alternate(first: Any, second: Any, batch_size: int, options: Any) -> tuple[list[float], ...]:
+    """Rates of two agents, in alternation, after a warm-up of both."""
+    rates: tuple[list[float], list[float]] = ([], [])
+    for i in range(options.rounds + 1):
+        for agent, measured in zip((first, second), rates, strict=True):
+            value = rate(agent, batch_size, options.steps)
+            if i:
+                measured.append(value)
+    return rates
+
+
+def ceiling(batch_size: int, width: int = 256) -> float:
+    """The best rate of a float32 product of a batch and a layer, in FLOP/s, of both libraries."""
+    x, weight = torch.randn(batch_size, width), torch.randn(width, width)
+
+    def onednn() -> torch.Tensor:
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        return result
+
+    def best(multiply: Callable[[], Any], repeats: int = 500) -> float:
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            multiply()
+            times.append(time.perf_counter() - start)
+        return float(np.median(times))
+
+    seconds = min(best(onednn), best(lambda: functional.linear(x, weight)))
+    return 2.0 * batch_size * width * width / seconds
+
+
+def flops(network: str) -> float:
+    """Floating-point operations of the products in one update, 4 actors and 12 critics a sample."""
+    layers, batch_size, _ = NETWORKS[network]
+    hidden = sum(a * b for a, b in pairwise(layers))
+    actor = OBS * layers[0] + hidden + layers[-1] * 2 * ACT
+    critic = (OBS + ACT) * layers[0] + hidden + layers[-1]
+    return 2.0 * batch_size * (4 * actor + 12 * critic)
+
+
+def measure_networks(options: Any) -> list[Row]:
+    """Every network against SB3's `train`, and against the ceiling."""
+    rows = []
+    for network, (_, batch_size, _) in NETWORKS.items():
+        mine, other = alternate(ours(network), theirs(network), batch_size, options)
+        rows.append(row(f"SAC {network}", "updates/s", mine, other))
+        limit = ceiling(batch_size) / flops(network)
+        rows.append(row("  of the ceiling", "updates/s", mine, [limit] * len(mine)))
+    return rows
+
+
+def measure_protections(options: Any) -> list[Row]:
+    """Every protection against the unprotected agent, with 1 and 2 earlier skills."""
+    network = "4x256 layer norm b128" if options.layer_norm else "2x256 b256"
+    batch_size = NETWORKS[network][1]
+    rows = []
+    for earlier in (1, 2):
+        plain = ours(network, earlier + 1)
+        for name, protect in PROTECTIONS.items():
+            agent = ours(network, earlier + 1, protect)
+            mine, other = alternate(agent, plain, batch_size, options)
+            rows.append(row(f"{name}, {earlier} earlier", "updates/s", mine, other))
+    return rows
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark."""
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=40, help="updates a measurement")
+    parser.add_argument("--layer-norm", action="store_true", help="protect the network with it")
+
+
+if __name__ == "__main__":
+    options = arguments(__doc__ or "", configure)
+    torch.set_num_threads(options.threads)
+    report([*measure_networks(options), *measure_protections(options)], options.json)
