@@ -43,7 +43,8 @@ class Tape:
         """Output for a batch (batch, in), (batch, out)."""
         self._seen = []
         for layer in self._layers:
-            x, seen = _FORWARD.get(type(layer), _other)(layer, x)
+            through: Forward = _FORWARD.get(type(layer), _other)
+            x, seen = through(layer, x)
             self._seen.append(seen)
         return x
 
@@ -67,7 +68,7 @@ class Tape:
         result: Tensor | None = gradient
         for i in reversed(range(len(self._layers))):
             layer, asked = self._layers[i], slice(None) if i else inputs
-            back = _BACKWARD.get(type(layer), _other_back)
+            back: Backward = _BACKWARD.get(type(layer), _other_back)
             result = back(layer, self._seen[i], result, weights, asked)
         return result
 

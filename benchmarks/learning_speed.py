@@ -70,9 +70,8 @@ def ours(skill: str, seed: int, chosen: argparse.Namespace) -> Any:
     preset = PRESETS["sac"]
     options = dict(preset["options"])
     worlds = chosen.worlds or preset["worlds"]
-    for name in ("gradient_steps", "batch_size", "learning_rate", "learning_starts", "gamma"):
-        if (value := getattr(chosen, name)) is not None:
-            options[name] = value
+    for name, value in (pair.split("=", 1) for pair in chosen.option):
+        options[name] = json.loads(value)
     policy = dict(options["policy_kwargs"])
     if chosen.net:
         policy["net_arch"] = list(chosen.net)
@@ -150,10 +149,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=4096, help="steps between evaluations")
     parser.add_argument("--max-seconds", type=float, default=1500.0)
-    for name in ("worlds", "gradient-steps", "batch-size", "learning-starts"):
-        parser.add_argument(f"--{name}", type=int)
-    for name in ("learning-rate", "gamma"):
-        parser.add_argument(f"--{name}", type=float)
+    parser.add_argument("--worlds", type=int)
+    parser.add_argument(
+        "--option", nargs="+", default=[], metavar="NAME=JSON", help="of SAC, as gamma=0.99"
+    )
     parser.add_argument("--net", type=int, nargs="+", help="widths of the hidden layers")
     parser.add_argument("--layer-norm", action="store_true")
     chosen = parser.parse_args()

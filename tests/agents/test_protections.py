@@ -169,6 +169,21 @@ def test_distillation_bounds_its_gradient() -> None:
     assert float(norm.norm()) == pytest.approx(0.02, rel=1e-3)
 
 
+def test_distillation_rehearses_every_so_many_updates_and_resumes_within_them() -> None:
+    protection = PolicyDistillation(states=32, every=3)
+    agent = learned(protection)
+
+    def pulled(by: PolicyDistillation) -> bool:
+        agent.policy.zero_grad(set_to_none=True)
+        by.update(agent)
+        return any(p.grad is not None for p in agent.policy.parameters())
+
+    assert [pulled(protection) for _ in range(5)] == [True, False, False, True, False]
+    other = PolicyDistillation(every=3)
+    other.load_state_dict(protection.state_dict())
+    assert [pulled(other) for _ in range(2)] == [False, True]
+
+
 def test_reservoir_is_uniform() -> None:
     stream, capacity, repeats = 60, 10, 3000
     generator = torch.Generator().manual_seed(0)

@@ -249,3 +249,19 @@ def test_a_tape_gives_the_gradients_it_is_asked_for() -> None:
 )
 def test_a_tape_refuses_what_it_does_not_know(network: nn.Module) -> None:
     assert not Tape.supports(network)
+
+
+def test_a_tape_leaves_layers_it_does_not_know_to_autograd() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.ReLU(), nn.PReLU(), nn.Linear(7, 2))
+    assert not Tape.supports(network)
+    x, gradient = torch.randn(6, 5), torch.randn(6, 2)
+    x.requires_grad_()
+    expected = torch.autograd.grad(network(x), [x, *network.parameters()], gradient)
+    tape = Tape(network)
+    with torch.no_grad():
+        tape.forward(x.detach())
+        by_x = tape.backward(gradient.clone(), inputs=slice(None))
+    found = [by_x, *(p.grad for p in network.parameters())]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
