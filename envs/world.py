@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+CONTACTS = 64  # room per copy on engines that allocate contacts beforehand
 
 
 class World(ABC):
@@ -22,11 +23,13 @@ class World(ABC):
         model: The compiled model all copies share.
         n: Number of copies.
         device: Where the fields live.
+        dtype: Of their numbers: float64 on the CPU, float32 on a GPU.
     """
 
     model: mujoco.MjModel
     n: int
     device: torch.device
+    dtype: torch.dtype
 
     def __init__(self) -> None:
         self._sensors: dict[str, Tensor] = {}
@@ -64,6 +67,13 @@ class World(ABC):
     @abstractmethod
     def forward(self, mask: Tensor | None = None) -> None:
         """Refresh the derived fields of masked copies at their present state."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise RuntimeError where the engine lacked room for contacts since the last check.
+
+        `reset` does so too. On engines that allocate as they go there is nothing to check.
+        """
 
     @abstractmethod
     def state(self) -> Tensor:
@@ -129,24 +139,43 @@ class World(ABC):
         return self._indices[key]
 
 
-def make_world(model: mujoco.MjModel, n: int, device: str = "cpu", threads: int = 0) -> World:
+def make_world(
+    model: mujoco.MjModel,
+    n: int,
+    device: str = "cpu",
+    threads: int = 0,
+    contacts: int = CONTACTS,
+) -> World:
     """Build the world of n copies on the engine that serves `device`.
 
     Args:
         model: The compiled model.
         n: Number of copies, >= 1.
-        device: A torch device; "cpu" runs on `mujoco.batch`.
+        device: "cpu" runs on `mujoco.batch`; "cuda", or "cuda:1", on `mujoco_warp`, and "warp:cpu"
+            on its CPU device, where the same kernels run slowly and can be tested.
         threads: CPU threads of the engine, 0 for all cores. Results do not depend on it.
+        contacts: Room for contacts per copy, where an engine allocates it beforehand.
 
     Raises:
-        ValueError: n < 1, threads < 0, or no engine serves the device.
+        ValueError: n < 1, threads < 0, no engine serves the device, or the engine or the device is
+            missing.
     """
     if n < 1:
         raise ValueError(f"a world needs n >= 1 copies, got {n}")
     if threads < 0:
         raise ValueError(f"threads must be >= 0, got {threads}")
-    if torch.device(device).type != "cpu":
-        raise ValueError(f"no physics engine for device {device!r} yet; use device='cpu'")
-    from clrl.envs.cpu_world import CpuWorld
+    if device == "cpu":
+        from clrl.envs.cpu_world import CpuWorld
 
-    return CpuWorld(model, n, threads)
+        return CpuWorld(model, n, threads)
+    where = device.removeprefix("warp:")
+    if where != "cpu" and where.partition(":")[0] != "cuda":
+        raise ValueError(f"no physics engine for device {device!r}; use cpu or cuda")
+    try:
+        from clrl.envs.warp_world import WarpWorld
+    except ImportError as error:
+        raise ValueError(
+            f"device {device!r} needs mujoco_warp ({error}); install it with "
+            "`pip install 'clrl[gpu]'`"
+        ) from None
+    return WarpWorld(model, n, where, contacts=contacts)
