@@ -92,15 +92,19 @@ class Episodes:
         return Step(self.skill.observe(self.world).float(), reward, terms, success, done)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the coming steps depend on; `load_state` continues bit for bit."""
-        return {
+        """Everything the coming steps depend on, on the CPU.
+
+        `load_state` continues bit for bit on the CPU.
+        """
+        state = {
             "world": self.world.state(),
-            "seed": self._seed.clone(),
-            "episode": self._episode.clone(),
-            "elapsed": self.elapsed.clone(),
-            "succeeded": self.succeeded.clone(),
-            "returns": self.returns.clone(),
+            "seed": self._seed,
+            "episode": self._episode,
+            "elapsed": self.elapsed,
+            "succeeded": self.succeeded,
+            "returns": self.returns,
         }
+        return {name: value.to("cpu", copy=True) for name, value in state.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""

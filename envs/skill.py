@@ -119,12 +119,18 @@ class Skill(ABC):
         """Whether the skill is accomplished at this very step, shape (n,), bool."""
 
     def vec_env(
-        self, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        threads: int = 0,
+        stagger: bool = False,
+        device: str = "cpu",
     ) -> "WorldVecEnv":
         """N worlds of this skill as SB3 takes them; see `WorldVecEnv`."""
         from clrl.envs.vec_env import WorldVecEnv
 
-        return WorldVecEnv(self, n, seed=seed, threads=threads, stagger=stagger)
+        return WorldVecEnv(self, n, seed=seed, threads=threads, stagger=stagger, device=device)
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import warp as wp
 from torch import Tensor
 
 from clrl.envs.warp_static import StaticGeoms
-from clrl.envs.world import CONTACTS, World
+from clrl.envs.world import CONTACTS, CapacityError, World
 
 wp.config.log_level = wp.LOG_WARNING  # modules loaded would be told on stdout
 
@@ -151,13 +151,13 @@ class WarpWorld(World):
         """See `World.check`; waits for the device.
 
         Raises:
-            RuntimeError: copies had more contacts or constraints than there is room for.
+            CapacityError: copies had more contacts or constraints than there is room for.
         """
         over = (self._overflow & int(_OVERFLOW)) != 0
         self._overflow.zero_()
         if count := int(over.sum()):
             contacts, rows = self._capacity
-            raise RuntimeError(
+            raise CapacityError(
                 f"{count} of {self.n} worlds had no room for their contacts, so that their physics "
                 f"is wrong: {contacts} contacts and {rows} constraint rows a world are not enough; "
                 "raise `contacts` of the skill"
@@ -165,14 +165,12 @@ class WarpWorld(World):
 
     def state(self) -> Tensor:
         """See `World.state`; float32 values, exact in float64."""
-        parts = [*self._state_fields(), *self._own_parameters()]
-        return torch.cat([part.reshape(self.n, -1).double() for part in parts], dim=1)
+        return torch.cat([p.reshape(self.n, -1).double() for p in self._parts()], dim=1)
 
     def load_state(self, state: Tensor) -> None:
         """See `World.load_state`."""
-        size = sum(p[0].numel() for p in [*self._state_fields(), *self._own_parameters()])
-        if state.shape != (self.n, size):
-            shape = (self.n, size)
+        shape = (self.n, sum(part[0].numel() for part in self._parts()))
+        if state.shape != shape:
             raise ValueError(f"the world's state has shape {shape}, got {tuple(state.shape)}")
         self._write(state.to(self.device))
         self.forward()
@@ -189,16 +187,16 @@ class WarpWorld(World):
         mujoco.mj_forward(model, data)
         return model, data
 
-    def _state_fields(self) -> list[Tensor]:
-        return [field for name in _STATE if (field := self.field(name)).numel()]
-
-    def _own_parameters(self) -> list[Tensor]:
-        return [self._parameters[name] for name in sorted(self._parameters)]
+    def _parts(self) -> list[Tensor]:
+        """What a state holds, each (n, ...) and live."""
+        fields = [self.field(name) for name in _STATE]
+        own = [self._parameters[name] for name in sorted(self._parameters)]
+        return [part for part in (*fields, *own) if part.numel()]
 
     def _write(self, state: Tensor, mask: Tensor | None = None) -> None:
         """Put rows of a state, or one row for all, into masked copies; no waiting."""
         start = 0
-        for part in (*self._state_fields(), *self._own_parameters()):
+        for part in self._parts():
             stop = start + part[0].numel()
             if stop > state.shape[1]:  # a start says nothing of the parameters, which stay
                 return
@@ -258,11 +256,6 @@ class WarpWorld(World):
 
 
 def _find_device(device: torch.device) -> Any:
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "no CUDA device: it takes an NVIDIA driver and a CUDA build of torch, see `clrl "
-            "doctor`; use device cpu"
-        )
     wp.init()
     try:
         return wp.device_from_torch(device)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import mujoco
@@ -10,6 +11,19 @@ from torch import Tensor
 
 T = TypeVar("T")
 CONTACTS = 64  # room per copy on engines that allocate contacts beforehand
+
+
+class CapacityError(RuntimeError):
+    """An engine had no room for what happened in its worlds, whose physics is wrong since."""
+
+
+def gpu_trouble() -> str:
+    """What keeps worlds from a GPU and how to mend it, "" if nothing does."""
+    if find_spec("mujoco_warp") is None:
+        return "mujoco_warp is missing: `pip install 'clrl[gpu]'`"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device: it takes an NVIDIA driver and a CUDA build of torch"
+    return ""
 
 
 class World(ABC):
@@ -70,9 +84,10 @@ class World(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise RuntimeError where the engine lacked room for contacts since the last check.
+        """Raise where the engine lacked room for contacts since the last check, as `reset` does.
 
-        `reset` does so too. On engines that allocate as they go there is nothing to check.
+        Raises:
+            CapacityError: in some copies; never on engines that allocate as they go.
         """
 
     @abstractmethod
@@ -157,8 +172,7 @@ def make_world(
         contacts: Room for contacts per copy, where an engine allocates it beforehand.
 
     Raises:
-        ValueError: n < 1, threads < 0, no engine serves the device, or the engine or the device is
-            missing.
+        ValueError: n < 1, threads < 0, no engine serves the device, or it is missing.
     """
     if n < 1:
         raise ValueError(f"a world needs n >= 1 copies, got {n}")
@@ -169,13 +183,11 @@ def make_world(
 
         return CpuWorld(model, n, threads)
     where = device.removeprefix("warp:")
-    if where != "cpu" and where.partition(":")[0] != "cuda":
+    kind = where.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
         raise ValueError(f"no physics engine for device {device!r}; use cpu or cuda")
-    try:
-        from clrl.envs.warp_world import WarpWorld
-    except ImportError as error:
-        raise ValueError(
-            f"device {device!r} needs mujoco_warp ({error}); install it with "
-            "`pip install 'clrl[gpu]'`"
-        ) from None
+    if (trouble := gpu_trouble()) and (kind == "cuda" or "mujoco_warp" in trouble):
+        raise ValueError(f"no worlds on device {device!r}: {trouble}")
+    from clrl.envs.warp_world import WarpWorld
+
     return WarpWorld(model, n, where, contacts=contacts)
