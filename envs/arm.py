@@ -60,6 +60,7 @@ class ArmSkill(Skill):
     mechanism: ClassVar[str] = ""
     substeps = 4  # of 6.25 ms
     draws = _SCENE_DRAWS + 4
+    contacts = 32
     observation_space = box(-_BOUND, _BOUND, 23)
     action_space = box(-1.0, 1.0, 4)
 

@@ -1,5 +1,6 @@
 """Worlds on a GPU: `mujoco_warp`, whose steps are one captured graph over n copies."""
 
+import copy
 import gc
 import sys
 from collections.abc import Callable, Iterator
@@ -74,9 +75,9 @@ class WarpWorld(World):
             ValueError: there is no such device, or mujoco_warp does not support the model.
         """
         super().__init__()
-        self.model, self.n, self.device = model, n, torch.device(device)
+        self.model, self.n = model, n
         self._capacity = (contacts, _rows(model, contacts))
-        self._warp = _find_device(self.device)
+        self.device, self._warp = _find_device(device)
         with wp.ScopedDevice(self._warp):
             self._model, self._data = _allocate(model, n, *self._capacity)
         self._model.opt.warn_overflow = 0  # `check` reports
@@ -128,6 +129,7 @@ class WarpWorld(World):
             self.parameter(name)
         with self._in_order():
             mjw.set_const(self._model, self._data)
+            self._synchronize()  # before what it allocated goes
 
     def step(self, substeps: int, mask: Tensor | None = None) -> None:
         """See `World.step`; under a mask all copies move and the others are put back."""
@@ -177,7 +179,7 @@ class WarpWorld(World):
 
     def snapshot(self, index: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
         """See `World.snapshot`."""
-        model = mujoco.MjModel.__copy__(self.model)
+        model = copy.copy(self.model)
         for name, values in self._parameters.items():
             getattr(model, name).flat = values[index].cpu().numpy().ravel()
         data = mujoco.MjData(model)
@@ -255,12 +257,16 @@ class WarpWorld(World):
             yield stream
 
 
-def _find_device(device: torch.device) -> Any:
+def _find_device(name: str) -> tuple[torch.device, Any]:
+    """A device as torch and as Warp know it; torch's with its number, which Warp asks for."""
     wp.init()
     try:
-        return wp.device_from_torch(device)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"no device {str(device)!r} for mujoco_warp: {error}") from None
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        return device, wp.device_from_torch(device)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(f"mujoco_warp finds no device {name!r}: {error}") from None
 
 
 def _allocate(
