@@ -146,8 +146,9 @@ def evaluation(options: Any) -> Result:
 def updates(options: Any) -> Result:
     """What the benchmark of updates says, stock Stable-Baselines3 on the same GPU beside ours."""
     script = HERE / "update_speed.py"
-    if options.device == "cpu" or not script.exists():
-        return {"skipped": "needs a GPU and benchmarks/update_speed.py"}
+    able = script.exists() and "--device" in script.read_text()
+    if options.device == "cpu" or not able:
+        return {"skipped": "needs a GPU and a benchmarks/update_speed.py with --device"}
     return last_json([str(script), "--device", "cuda", "--json"])
 
 

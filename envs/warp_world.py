@@ -228,14 +228,14 @@ class WarpWorld(World):
 
     def _captured(self, body: Callable[[], None]) -> wp.Graph:
         """Run a body once, which compiles it; record it, then take back what it did."""
-        kept = self.state()
+        kept, overflow = self.state(), self._overflow.clone()
         with wp.ScopedDevice(self._warp), _no_garbage(), _announced():
             self._synchronize()
             body()
             self._synchronize()
             with wp.ScopedCapture() as capture:
                 body()
-        self._overflow.zero_()
+        self._overflow.copy_(overflow)
         self._write(kept)
         return capture.graph
 
