@@ -7,7 +7,7 @@ SEED ?= 0
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: venv train test lint clean
+.PHONY: venv train test lint bench-gpu clean
 
 venv: $(VENV)/.ready
 
@@ -27,6 +27,10 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# On a machine with an NVIDIA GPU; writes benchmarks/gpu.json. See docs/gpu.md.
+bench-gpu: venv
+	$(BIN)/python benchmarks/gpu.py --device cuda
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

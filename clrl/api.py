@@ -24,17 +24,22 @@ def load(path: str | Path, curriculum: Curriculum | None = None) -> Any:
     return Run.open(path, curriculum).agent()
 
 
-def evaluate(path: str | Path, *, episodes: int = 100, seed: int = 1000) -> Retention:
+def evaluate(
+    path: str | Path, *, episodes: int = 100, seed: int = 1000, device: str = "auto"
+) -> Retention:
     """Measure a finished run's retention anew, from its checkpoints.
 
     Args:
         path: The run's directory.
         episodes: Per skill and checkpoint, >= 1.
         seed: Of the episodes' starts.
+        device: "cpu", "cuda", or "auto", a GPU if it is there and the episodes are enough for it.
 
     Raises:
-        ValueError: there is no run, or a checkpoint is missing or broken.
+        ValueError: there is no run, or a checkpoint is missing or broken; or there is no GPU.
     """
+    from clrl.config import resolve_device
     from clrl.measure import evaluate_run
 
-    return evaluate_run(Run.open(path), episodes=episodes, seed=seed, quiet=True)
+    where = resolve_device(device, episodes)
+    return evaluate_run(Run.open(path), episodes=episodes, seed=seed, device=where, quiet=True)

@@ -90,7 +90,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from clrl.measure import evaluate_run
     from clrl.run import Run
 
-    resolve_device(options.device)
+    device = resolve_device(options.device, options.episodes)
     if options.seed < 0:
         raise ValueError(f"seed must be >= 0, got {options.seed}")
     result = evaluate_run(
@@ -99,6 +99,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         seed=options.seed,
         horizon=options.horizon,
         success_rule=options.success,
+        device=device,
         quiet=options.json,
     )
     _show(result, options.json)
@@ -123,7 +124,10 @@ def _list(options: argparse.Namespace) -> None:
         "skills": {name: _summary(path) for name, path in SKILLS.items()},
         "agents": {name: _summary(path) for name, path in AGENTS.items()},
         "protections": {name: _summary(path) for name, path in PROTECTIONS.items()},
-        "engines": {"cpu": "mujoco.batch, a thread pool over the worlds"},
+        "engines": {
+            "cpu": "mujoco.batch, a thread pool over the worlds",
+            "cuda": "mujoco_warp, one graph over the worlds",
+        },
     }
     if options.json:
         print(json.dumps(content, indent=2))

@@ -37,6 +37,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Worlds from which "auto" takes a GPU that is there. Not measured yet: `make bench-gpu` tells.
+BREAK_EVEN = 2048
+
 DEFAULT_PROTECT = ("ewc", "distill", "replay")
 
 
@@ -49,7 +52,7 @@ class Config:
         agent: "ppo" or "sac".
         protect: Names of the protections, with their options.
         seed: Decides the networks, the worlds and every draw.
-        device: Where networks and worlds live.
+        device: Where networks and worlds live, "cpu" or "cuda".
         worlds: Worlds stepped at once in training.
         threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
         episodes: Episodes per skill in each row of the retention matrix.
@@ -131,24 +134,37 @@ def resolve(
         agent=agent,
         protect=chosen,
         seed=seed,
-        device=resolve_device(device),
+        device=resolve_device(device, own.get("worlds", preset["worlds"])),
         worlds=preset["worlds"],
         options={**preset["options"], **rest, "policy_kwargs": policy},
     )
     return replace(config, **own) if own else config
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: str, batch: int) -> str:
     """The device for "auto", "cpu" or "cuda".
 
+    Args:
+        device: "auto" is "cuda" where worlds can run on a GPU and there are `BREAK_EVEN` of them.
+        batch: Worlds that run at once.
+
     Raises:
-        ValueError: an unknown device, or one this machine or this version cannot use.
+        ValueError: an unknown device, or "cuda" where there is none or its engine is missing.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"unknown device {device!r}; choose from auto, cpu, cuda")
-    if device == "cuda":
-        raise ValueError("device 'cuda' has no physics engine yet; use --device cpu")
-    return "cpu"
+    if device == "cpu" or (device == "auto" and not _many(batch)):
+        return "cpu"
+    from clrl.envs.world import gpu_trouble
+
+    trouble = gpu_trouble()
+    if trouble and device == "cuda":
+        raise ValueError(f"device 'cuda' cannot be used: {trouble}; or use --device cpu")
+    return "cpu" if trouble else "cuda"
+
+
+def _many(batch: object) -> bool:
+    return isinstance(batch, int) and batch >= BREAK_EVEN
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,13 @@ from typing import Any
 from clrl.envs.opengl import ADVICE, choose_backend
 
 _NEEDED = ("mujoco", "torch", "stable_baselines3", "gymnasium", "safetensors", "numpy")
-_EXTRAS = {"metaworld": "metaworld", "mujoco-warp": "gpu", "onnxruntime": "export", "ray": "sweep"}
+_EXTRAS = {
+    "metaworld": "metaworld",
+    "mujoco-warp": "gpu",
+    "warp-lang": "gpu",
+    "onnxruntime": "export",
+    "ray": "sweep",
+}
 _DRAW = (
     "import mujoco; m = mujoco.MjModel.from_xml_string('<mujoco/>');"
     "mujoco.Renderer(m, 8, 8).close()"
@@ -32,6 +38,7 @@ def examine() -> list[Finding]:
     ]
     findings.append(_finding("cpu", True, f"{os.cpu_count()} cores, physics on mujoco.batch", ""))
     findings.append(_cuda())
+    findings.append(_gpu())
     findings.append(_renderer())
     return findings
 
@@ -63,6 +70,14 @@ def _cuda() -> Finding:
     if not torch.cuda.is_available():
         return _finding("cuda", False, "no device", "not needed", optional=True)
     return _finding("cuda", True, torch.cuda.get_device_name(0), "", optional=True)
+
+
+def _gpu() -> Finding:
+    from clrl.envs.world import gpu_trouble
+
+    trouble = gpu_trouble()
+    detail = "no worlds on a GPU" if trouble else "worlds run on mujoco_warp"
+    return _finding("gpu", not trouble, detail, trouble, optional=True)
 
 
 def _renderer() -> Finding:

@@ -19,6 +19,7 @@ def evaluate_run(
     seed: int = EVAL_SEED,
     horizon: int | None = None,
     success_rule: str | None = None,
+    device: str = "cpu",
     quiet: bool = False,
 ) -> Retention:
     """Measure retention from a run's checkpoints, apart from its training.
@@ -29,6 +30,7 @@ def evaluate_run(
         seed: Of the episodes' starts.
         horizon: Steps of an episode, in place of the one it was trained with.
         success_rule: "any-step" or "last-step", likewise.
+        device: Of the worlds, "cpu" or "cuda".
         quiet: Print nothing.
 
     Raises:
@@ -43,7 +45,9 @@ def evaluate_run(
             f"{run.path} has {len(finals)} of {len(run.curriculum) + 1} checkpoints at the end of "
             f"a skill; finish it with `clrl resume {run.path}`"
         )
-    evaluator = Evaluator(run.curriculum, episodes=episodes, threads=run.config.threads)
+    evaluator = Evaluator(
+        run.curriculum, episodes=episodes, threads=run.config.threads, device=device
+    )
     for path in finals:
         state, _ = checkpoint.read(path)
         agent = run.build(state["agent"])
@@ -56,7 +60,7 @@ def evaluate_run(
     cost["eval_seconds"] = time.perf_counter() - start
     successes = [[int(score.success.sum()) for score in row] for row in rows]
     returns = [[float(score.returns.mean()) for score in row] for row in rows]
-    return make_retention(run, successes, returns, cost, episodes, seed)
+    return make_retention(run, successes, returns, cost, episodes, seed, device)
 
 
 def measure_row(evaluator: Evaluator, agent: Any, seed: int) -> list[Score]:
@@ -87,6 +91,7 @@ def make_retention(
     cost: dict[str, float],
     episodes: int,
     seed: int,
+    device: str,
 ) -> Retention:
     """The result of counted episodes; the protocol and the rest come from the run."""
     config = run.config
@@ -101,7 +106,7 @@ def make_retention(
             **run.curriculum.protocol,
             "deterministic": True,
             "seed": seed,
-            "device": config.device,
+            "device": device,
         },
         successes=successes,
         returns=returns,

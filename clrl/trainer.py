@@ -72,7 +72,8 @@ def train(
         horizon: Control steps per episode of every skill, in place of each skill's own.
         success_rule: "any-step" or "last-step", likewise.
         out: The run's directory; `runs/CURRICULUM-AGENT-seedN` by default.
-        device: "auto", "cpu" or "cuda".
+        device: "cpu"; "cuda", where networks and worlds live on a GPU; or "auto", the GPU if it is
+            there and `worlds` are enough for it.
         quiet: Print nothing.
         options: `worlds`, `threads`, `episodes`, and arguments of the agent's class.
 
@@ -135,9 +136,9 @@ class _Trainer:
             self.position = Position(**state["position"])
         self._env_state = state["env"] if state else None
         self.agent.set_logger(make_logger(run.path, self.agent.num_timesteps))
-        threads = run.config.threads
-        self._prober = Evaluator(self.curriculum, episodes=_PROBE_EPISODES, threads=threads)
-        self._evaluator = Evaluator(self.curriculum, episodes=run.config.episodes, threads=threads)
+        where: Any = {"threads": run.config.threads, "device": run.config.device}
+        self._prober = Evaluator(self.curriculum, episodes=_PROBE_EPISODES, **where)
+        self._evaluator = Evaluator(self.curriculum, episodes=run.config.episodes, **where)
         self._clock = time.perf_counter()
         self._saved = self._clock
         self._offset = self.position.cost["wall_seconds"]
@@ -169,7 +170,12 @@ class _Trainer:
         seed = 1_000_003 * (self.run.config.seed * len(self.curriculum) + index + 1)
         config = self.run.config
         env = self.curriculum.vec_env(
-            name, config.worlds, seed=seed, threads=config.threads, stagger=True
+            name,
+            config.worlds,
+            seed=seed,
+            threads=config.threads,
+            stagger=True,
+            device=config.device,
         )
         if at.begun:
             self.agent.set_env(env, force_reset=False)
@@ -248,6 +254,7 @@ class _Trainer:
             {**measure_cost(self.agent), **at.cost},
             self.run.config.episodes,
             EVAL_SEED,
+            self.run.config.device,
         )
         curves = {name: [(int(x), y) for x, y in c] for name, c in at.curves.items()}
         plot(result, curves, self.run.path / "retention.png", ends=at.ends)

@@ -60,6 +60,7 @@ class ArmSkill(Skill):
     mechanism: ClassVar[str] = ""
     substeps = 4  # of 6.25 ms
     draws = _SCENE_DRAWS + 4
+    contacts = 32
     observation_space = box(-_BOUND, _BOUND, 23)
     action_space = box(-1.0, 1.0, 4)
 
@@ -91,7 +92,7 @@ class ArmSkill(Skill):
         """Aim the hand controller and the fingers."""
         ctrl = world.field("ctrl")
         target = world.sensor("hand_position") + _REACH * action[:, :3]
-        ctrl[:, 0:3] = torch.clamp(target, *map(constant, _WORKSPACE))
+        ctrl[:, 0:3] = torch.clamp(target, *(constant(c, target) for c in _WORKSPACE))
         ctrl[:, 6:8] = (0.5 * OPEN * (1.0 - action[:, 3]))[:, None]
 
     def observe(self, world: World) -> Tensor:
@@ -132,7 +133,7 @@ class ArmSkill(Skill):
     def travel(self, world: World) -> Tensor:
         """Travel of the mechanism as a fraction of its range, (n,)."""
         if not self.mechanism:
-            return torch.zeros(world.n, dtype=torch.float64)
+            return constant(0.0, world.field("qpos")).expand(world.n)
         start, end = map(float, world.model.joint(self.mechanism).range)
         return (world.field("qpos")[:, world.joint(self.mechanism)] - start) / (end - start)
 

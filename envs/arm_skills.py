@@ -42,7 +42,8 @@ class Press(ArmSkill):
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the cap is when fully pressed."""
         end = float(world.model.joint("button").range[1])
-        return self.position(world)[mask] - constant((0.0, 0.0, end))
+        button = self.position(world)[mask]
+        return button - constant((0.0, 0.0, end), button)
 
     def reward(self, world: World) -> Terms:
         """Be at the button, then press it."""
@@ -95,11 +96,13 @@ class Drawer(ArmSkill):
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the handle is when the drawer is open."""
-        return self.position(world)[mask] - constant((0.13, 0.0, 0.0))
+        handle = self.position(world)[mask]
+        return handle - constant((0.13, 0.0, 0.0), handle)
 
     def reward(self, world: World) -> Terms:
         """Have the fingers behind the handle, then have the drawer open."""
-        behind = self.position(world) + constant((0.02, 0.0, 0.0))
+        handle = self.position(world)
+        behind = handle + constant((0.02, 0.0, 0.0), handle)
         opened = (self.travel(world) * 0.16 / 0.13).clamp(0.0, 1.0)
         return {"near": 0.4 * near(self.hand(world), behind, 0.15), "opened": 0.6 * opened}
 
@@ -147,7 +150,8 @@ class Lift(ArmSkill):
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Above the puck."""
-        return self.position(world)[mask] + constant((0.0, 0.0, 0.14))
+        puck = self.position(world)[mask]
+        return puck + constant((0.0, 0.0, 0.14), puck)
 
     def reward(self, world: World) -> Terms:
         """Be around the puck, close the fingers on it, have it high."""

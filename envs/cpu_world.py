@@ -20,6 +20,8 @@ _NONE = int(mujoco.mjtStage.mjSTAGE_NONE.value)
 class CpuWorld(World):
     """A `World` on `mujoco.batch.Batch`; its tensors are float64 views of the batch's memory."""
 
+    dtype = torch.float64
+
     def __init__(self, model: mujoco.MjModel, n: int, threads: int = 0) -> None:
         super().__init__()
         self.model = model
@@ -63,6 +65,9 @@ class CpuWorld(World):
         """See `World.forward`."""
         self._memo.clear()
         self._batch.forward(_ids(mask), stage=_CURRENT)
+
+    def check(self) -> None:
+        """See `World.check`; this engine allocates as it goes."""
 
     def state(self) -> Tensor:
         """See `World.state`."""

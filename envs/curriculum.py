@@ -31,7 +31,15 @@ class Task(Protocol):
         """Its `id` and the options that rebuild it."""
         ...
 
-    def vec_env(self, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False) -> VecEnv:
+    def vec_env(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        threads: int = 0,
+        stagger: bool = False,
+        device: str = "cpu",
+    ) -> VecEnv:
         """N environments; with `get_state` and `set_state`, which continue bit for bit."""
         ...
 
@@ -181,10 +189,17 @@ class Curriculum:
         )
 
     def vec_env(
-        self, name: str, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False
+        self,
+        name: str,
+        n: int,
+        *,
+        seed: int = 0,
+        threads: int = 0,
+        stagger: bool = False,
+        device: str = "cpu",
     ) -> VecEnv:
         """N environments of one skill, in the curriculum's spaces."""
-        env = self[name].vec_env(n, seed=seed, threads=threads, stagger=stagger)
+        env = self[name].vec_env(n, seed=seed, threads=threads, stagger=stagger, device=device)
         if self._padded:
             return PaddedVecEnv(env, self.observation_space, self.action_space)
         return env

@@ -20,12 +20,12 @@ class _Mechanism(SawyerSkill):
     def objects(self, world: World) -> list[Tensor]:
         """The handle; it has no quaternion."""
         handle = world.named("site_xpos", self.site)
-        return [handle, constant(_NO_QUATERNION).expand(world.n, 4)]
+        return [handle, constant(_NO_QUATERNION, handle).expand(world.n, 4)]
 
-    def offset(self, site: str) -> Tensor:
+    def offset(self, site: str, like: Tensor) -> Tensor:
         """From the fixture to one of its sites when an episode starts, (3,)."""
         data = self.settled.data
-        return torch.tensor(data.site(site).xpos - data.body(self.fixture).xpos)
+        return constant(tuple(data.site(site).xpos - data.body(self.fixture).xpos), like)
 
 
 class FaucetClose(SawyerSkill):
@@ -45,12 +45,13 @@ class FaucetClose(SawyerSkill):
 
     def objects(self, world: World) -> list[Tensor]:
         """The knob's tip, and the quaternion of the base."""
-        tip = world.named("site_xpos", "handleStartClose") - constant((0.0, 0.0, 0.01))
+        knob = world.named("site_xpos", "handleStartClose")
+        tip = knob - constant((0.0, 0.0, 0.01), knob)
         return [tip, world.named("xquat", "faucetBase")]
 
     def place(self, world: World, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """The reset has moved the base; its origin counts as the knob's start."""
-        return drawn + constant((-0.175, 0.0, 0.125)), drawn
+        return drawn + constant((-0.175, 0.0, 0.125), drawn), drawn
 
     def reward_v2(self, view: View) -> Tensor:
         """Reach the knob, bring it to the target."""
@@ -86,7 +87,7 @@ class HandlePressSide(_Mechanism):
 
     def place(self, world: World, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """The reset has moved the box; handle and target go with it."""
-        return drawn + self.offset("goalPress"), drawn + self.offset(self.site)
+        return drawn + self.offset("goalPress", drawn), drawn + self.offset(self.site, drawn)
 
     def reward_v2(self, view: View) -> Tensor:
         """Be at the handle and have it down."""
@@ -124,7 +125,7 @@ class WindowClose(_Mechanism):
     def place(self, world: World, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Window open by 20 cm; the target is the frame's origin."""
         world.field("qpos")[mask, 9] = 0.2
-        return drawn, drawn + self.offset(self.site) + constant((0.2, 0.0, 0.0))
+        return drawn, drawn + self.offset(self.site, drawn) + constant((0.2, 0.0, 0.0), drawn)
 
     def reward_v2(self, view: View) -> Tensor:
         """Be at the handle and have it shut."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clrl.envs.sawyer import SawyerSkill, View
+from clrl.envs.sawyer import XZ, SawyerSkill, View
 from clrl.envs.shaping import distance, hamacher, long_tail, lure, quaternion, when_near
 from clrl.envs.skill import constant
 from clrl.envs.world import World
@@ -83,8 +83,8 @@ class PushWall(_Puck):
     def reward_v2(self, view: View) -> Tensor:
         """Surround the puck, bring it beside the wall, then to the goal."""
         puck, way = view.object, self.way(view)
-        beside = torch.cat((constant((-0.05, 0.77)).expand(len(puck), 2), puck[:, 2:]), dim=1)
-        wide = constant((3.0, 1.0, 1.0))
+        beside = torch.cat((constant((-0.05, 0.77), puck).expand(len(puck), 2), puck[:, 2:]), dim=1)
+        wide = constant((3.0, 1.0, 1.0), puck)
         detour = long_tail(
             distance(puck * wide, beside * wide),
             _RADIUS,
@@ -124,9 +124,8 @@ class PushBack(_Puck):
         margin = ((puck[:, 1:2] - pads).abs() - 0.05).abs()
         caged = long_tail(gaps, 0.05, margin, 0.007)
         gripped = long_tail(gaps, 0.007 + 0.003, margin, 0.007)
-        xz = [0, 2]
-        wide = distance(view.start[:, xz], self.settled.tcp[:, xz]) - 0.01
-        along = long_tail(distance(view.tcp[:, xz], puck[:, xz]), 0.01, wide)
+        wide = distance(view.start[:, XZ], self.tcp(puck)[XZ]) - 0.01
+        along = long_tail(distance(view.tcp[:, XZ], puck[:, XZ]), 0.01, wide)
         around = hamacher(hamacher(caged[:, 1], caged[:, 0]), along)
         grip = hamacher(gripped[:, 1], gripped[:, 0])
         return (around + torch.where(around > 0.95, grip, 0.0)) / 2
@@ -143,12 +142,12 @@ class ShelfPlace(_Puck):
 
     def fixture_place(self, drawn: Tensor) -> Tensor:
         """The shelf's board is 30 cm above its origin."""
-        return drawn[:, 3:6] - constant((0.0, 0.0, 0.3))
+        return drawn[:, 3:6] - constant((0.0, 0.0, 0.3), drawn)
 
     def place(self, world: World, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Block on the table, goal on the shelf."""
         _, start = super().place(world, mask, drawn)
-        site = torch.tensor(self.model.site("goal").pos)
+        site = constant(tuple(self.model.site("goal").pos), drawn)
         return site + self.fixture_place(drawn), start
 
     def way(self, view: View) -> Tensor:
@@ -177,7 +176,7 @@ class ShelfPlace(_Puck):
         """Reach, close, lift, carry."""
         way, ground = self.way(view), self.settled.rest[1]
         lift = ground + 0.04
-        start = torch.cat((view.start[:, :2], constant((lift,)).expand(len(way), 1)), dim=1)
+        start = torch.cat((view.start[:, :2], constant(lift, way).expand(len(way), 1)), dim=1)
         most = distance(start, view.target) + lift
-        above = (view.tcp - self.settled.tcp)[:, 2].abs()
+        above = (view.tcp - self.tcp(view.tcp))[:, 2].abs()
         return self.carry_v1(view, way, lure(way, most), ground, lift, above)

@@ -30,7 +30,8 @@ class Hammer(SawyerSkill):
         """Hammer at the draw; the nail stands still."""
         world.field("qpos")[mask, 9:12] = drawn
         world.field("qvel")[mask, 9:15] = 0.0
-        return torch.tensor(self.settled.data.site("goal").xpos).expand(len(drawn), 3), drawn
+        goal = constant(tuple(self.settled.data.site("goal").xpos), drawn)
+        return goal.expand(len(drawn), 3), drawn
 
     def reward_v2(self, view: View) -> Tensor:
         """Grip the handle anywhere along it, lift it level, and bring its head to the nail."""
@@ -38,9 +39,9 @@ class Hammer(SawyerSkill):
         offset = view.hand[:, 0] - hammer[:, 0]
         along = torch.where(offset.abs() < 0.07, view.hand[:, 0], hammer[:, 0])
         handle = torch.cat((along[:, None], hammer[:, 1:]), dim=1)
-        head = hammer + constant((0.16, 0.06, 0.0))
+        head = hammer + constant((0.16, 0.06, 0.0), hammer)
         grip = self.caging(view, handle, 0.015, 0.01, pad=0.02)
-        tilt = distance(view.frame[:, 7:11], constant((1.0, 0.0, 0.0, 0.0)))
+        tilt = distance(view.frame[:, 7:11], constant((1.0, 0.0, 0.0, 0.0), hammer))
         level = (1.0 - tilt / 0.4).clamp(min=0.0)
         there = long_tail(distance(view.target, head), 0.02, 0.2)
         placed = 0.1 * (head[:, 2] > 0.02) + 0.9 * there
@@ -80,7 +81,7 @@ class StickPull(SawyerSkill):
         start = torch.cat((drawn[:, :2], height), dim=1)
         qpos, qvel = world.field("qpos"), world.field("qvel")
         qpos[mask, 9:12] = start
-        qpos[mask, 16:18] = constant((0.0, 0.09))
+        qpos[mask, 16:18] = constant((0.0, 0.09), drawn)
         qvel[mask, 9:15] = 0.0
         qvel[mask, 16] = 0.0
         return torch.cat((drawn[:, 3:5], height), dim=1), start
@@ -88,8 +89,8 @@ class StickPull(SawyerSkill):
     def reward_v2(self, view: View) -> Tensor:
         """Lift the stick, bring it to the thermos, then both to the goal."""
         stick, handle, target = view.object, view.second, view.target
-        thermos = self._thermos()
-        side, flat = constant((0.05, 0.0, 0.0)), constant((1.0, 1.0, 2.0))
+        thermos = self._thermos(stick)
+        side, flat = constant((0.05, 0.0, 0.0), stick), constant((1.0, 1.0, 2.0), stick)
         margin = distance(view.start * flat, (thermos + side) * flat)
         near = long_tail(distance(stick * flat, (handle + side) * flat), _RADIUS, margin)
         home = long_tail(distance(stick, target), _RADIUS, distance(view.start, target))
@@ -113,8 +114,8 @@ class StickPull(SawyerSkill):
         stick, handle = view.object, view.second
         insert = distance(stick, handle)
         pull = distance(handle[:, :2], view.target[:, :2])
-        thermos, lift = self._thermos(), _STICK + 0.04
-        raised = torch.cat((thermos[:, :2], constant((lift,)).view(1, 1)), dim=1)
+        thermos, lift = self._thermos(stick), _STICK + 0.04
+        raised = torch.cat((thermos[:, :2], constant(lift, stick).view(1, 1)), dim=1)
         pay = lure(insert, distance(raised, view.start) + lift)
         most = distance(thermos[:, :2], view.target[:, :2])
         pay = pay + torch.where(insert < 0.05, lure(pull, most, 2000.0), 0.0)
@@ -128,9 +129,9 @@ class StickPull(SawyerSkill):
         gap = view.world.named("site_xpos", "stick_end") - view.second
         return (gap[:, 0] >= 0) & (gap[:, 1].abs() <= 0.04) & (gap[:, 2].abs() <= 0.06)
 
-    def _thermos(self) -> Tensor:
+    def _thermos(self, like: Tensor) -> Tensor:
         """Where the thermos' body is before it moves, (1, 3)."""
-        return torch.tensor(self.settled.data.body("object").xpos)[None]
+        return constant(tuple(self.settled.data.body("object").xpos), like)[None]
 
 
 class PegUnplugSide(SawyerSkill):
@@ -148,12 +149,12 @@ class PegUnplugSide(SawyerSkill):
 
     def place(self, world: World, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Plug in the socket."""
-        plug = drawn + constant((0.044, 0.0, 0.131))
-        upright = constant((1.0, 0.0, 0.0, 0.0)).expand(len(plug), 4)
+        plug = drawn + constant((0.044, 0.0, 0.131), drawn)
+        upright = constant((1.0, 0.0, 0.0, 0.0), plug).expand(len(plug), 4)
         world.field("qpos")[mask, 9:16] = torch.cat((plug, upright), dim=1)
         world.field("qvel")[mask, 9:12] = 0.0
-        end = torch.tensor(self.model.site("pegEnd").pos)
-        return plug + constant((0.15, 0.0, 0.0)), plug + end
+        end = constant(tuple(self.model.site("pegEnd").pos), plug)
+        return plug + constant((0.15, 0.0, 0.0), plug), plug + end
 
     def reward_v2(self, view: View) -> Tensor:
         """Grip the plug's end, then pull."""

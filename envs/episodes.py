@@ -19,7 +19,7 @@ class Step:
         reward: Sum of the terms.
         terms: The reward's named terms.
         success: Whether the skill is accomplished at this step.
-        done: Whether the episode reached its horizon with this step.
+        done: Whether the episode reached its horizon with this step, on the CPU.
     """
 
     observation: Tensor
@@ -33,14 +33,15 @@ class Episodes:
     """n worlds of one skill with their clocks, seeds and success so far.
 
     Attributes:
-        elapsed: Control steps since the world's reset, (n,), int64.
+        elapsed: Control steps since the world's reset, (n,), int64, on the CPU: whoever resets
+            worlds knows which end without waiting for a device.
         succeeded: Whether the episode succeeded so far, by the skill's rule, (n,), bool.
         returns: Sum of rewards so far, (n,), float64.
     """
 
     def __init__(self, skill: Skill, n: int, device: str = "cpu", threads: int = 0) -> None:
         self.skill = skill
-        self.world = make_world(skill.model, n, device, threads)
+        self.world = make_world(skill.model, n, device, threads, skill.contacts)
         for name in skill.parameters:
             self.world.parameter(name)
         self._any = skill.success_rule == "any-step"
@@ -48,7 +49,7 @@ class Episodes:
         self._every = torch.ones(n, dtype=torch.bool, device=self.world.device)
         self._seed = torch.zeros(n, dtype=torch.int64, device=self.world.device)
         self._episode = torch.zeros_like(self._seed)
-        self.elapsed = torch.zeros_like(self._seed)
+        self.elapsed = torch.zeros(n, dtype=torch.int64)
         self.succeeded = torch.zeros_like(self._every)
         self.returns = torch.zeros(n, dtype=torch.float64, device=self.world.device)
 
@@ -63,19 +64,22 @@ class Episodes:
     def reset(self, mask: Tensor | None = None) -> Tensor:
         """Start new episodes in masked worlds, or in all; returns all observations (n, obs)."""
         mask = self._every if mask is None else mask
+        self.elapsed.masked_fill_(mask.cpu(), 0)
+        mask = mask.to(self.world.device)
         random = uniform(self._seed[mask], self._episode[mask], self.skill.draws)
+        random = random.to(self.world.dtype)
         self.world.reset(mask)
         self.skill.reset(self.world, mask, random)
         self.world.forward(mask)
         self._episode += mask
-        self.elapsed.masked_fill_(mask, 0)
         self.succeeded.masked_fill_(mask, False)
         self.returns.masked_fill_(mask, 0.0)
         return self.skill.observe(self.world).float()
 
     @torch.inference_mode()
     def step(self, action: Tensor) -> Step:
-        """Take one control step in every world with actions of shape (n, act)."""
+        """Take one control step in every world with actions of shape (n, act); no waiting."""
+        action = action.to(self.world.device)
         self.skill.act(self.world, action.clamp(-1.0, 1.0))
         self.world.step(self.skill.substeps)
         terms = self.skill.reward(self.world)
@@ -88,15 +92,19 @@ class Episodes:
         return Step(self.skill.observe(self.world).float(), reward, terms, success, done)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the coming steps depend on; `load_state` continues bit for bit."""
-        return {
+        """Everything the coming steps depend on, on the CPU.
+
+        `load_state` continues bit for bit on the CPU.
+        """
+        state = {
             "world": self.world.state(),
-            "seed": self._seed.clone(),
-            "episode": self._episode.clone(),
-            "elapsed": self.elapsed.clone(),
-            "succeeded": self.succeeded.clone(),
-            "returns": self.returns.clone(),
+            "seed": self._seed,
+            "episode": self._episode,
+            "elapsed": self.elapsed,
+            "succeeded": self.succeeded,
+            "returns": self.returns,
         }
+        return {name: value.to("cpu", copy=True) for name, value in state.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""

@@ -88,10 +88,22 @@ class GymSkill:
         return _Succeed(env, self._threshold, self.success_rule == "any-step")
 
     def vec_env(
-        self, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        threads: int = 0,
+        stagger: bool = False,
+        device: str = "cpu",
     ) -> "GymVecEnv":
-        """N environments, environment i seeded with `seed + i`; one thread whatever is asked."""
+        """N environments, environment i seeded with `seed + i`; one thread whatever is asked.
+
+        Raises:
+            ValueError: a device other than "cpu".
+        """
         del threads, stagger
+        if device != "cpu":
+            raise ValueError(f"skill {self.name!r} is a Gymnasium environment: use device cpu")
         env = GymVecEnv([lambda: Monitor(self._make()) for _ in range(n)])
         env.seed(seed)
         return env

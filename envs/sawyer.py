@@ -1,7 +1,6 @@
 """Meta-World's Sawyer scene on batches: what the Continual World skills share."""
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar
 
 import mujoco
@@ -17,6 +16,7 @@ _STEP = 0.01  # hand displacement of a full action, m
 _FRAME = 18  # hand, gripper, two objects
 _BOUND = 10.0
 _HAND_LOW, _HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)  # of the observation
+XZ = slice(0, 3, 2)  # two of three axes; a list would be copied to the device at every use
 _TRIES = 12  # draws of a start and goal that must lie apart; all fail once in 10^8 resets
 Box3 = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -42,7 +42,8 @@ class View:
     @property
     def hand(self) -> Tensor:
         """Position of the hand within its observed bounds, (n, 3)."""
-        return self.frame[:, :3].clamp(constant(_HAND_LOW), constant(_HAND_HIGH))
+        hand = self.frame[:, :3]
+        return hand.clamp(constant(_HAND_LOW, hand), constant(_HAND_HIGH, hand))
 
     @property
     def opened(self) -> Tensor:
@@ -151,6 +152,10 @@ class SawyerSkill(Skill):
         """Where its episodes start."""
         return settle(type(self))
 
+    def tcp(self, like: Tensor) -> Tensor:
+        """`Settled.tcp` with the type and device of another tensor, (3,)."""
+        return constant(self.settled.tcp, like)
+
     def reset(self, world: World, mask: Tensor, random: Tensor) -> None:
         """Place object, fixture and goal."""
         drawn = self.drawn(random)
@@ -158,7 +163,7 @@ class SawyerSkill(Skill):
             index = world.model.body(self.fixture).id
             world.parameter("body_pos")[mask, index] = self.fixture_place(drawn)
         target, start = self.place(world, mask, drawn)
-        memory = torch.cat((_zeros(len(drawn), TARGET.start), target, start), dim=1)
+        memory = torch.cat((_zeros(len(drawn), TARGET.start, drawn), target, start), dim=1)
         world.field("userdata")[mask] = memory
         if site := self.goal_site():
             world.parameter("site_pos")[mask, site] = target
@@ -170,7 +175,7 @@ class SawyerSkill(Skill):
             return tries[:, 0]
         gap = (tries[..., :2] - tries[..., 3:5]).square().sum(dim=2).sqrt()
         first = (gap >= self.apart).to(torch.int8).argmax(dim=1)
-        return tries[torch.arange(len(tries)), first]
+        return tries[torch.arange(len(tries), device=tries.device), first]
 
     @classmethod
     def arrange(cls, data: mujoco.MjData) -> None:
@@ -195,7 +200,7 @@ class SawyerSkill(Skill):
         memory[:, BEFORE] = self.frame(world)
         memory[:, 0] = 1.0
         hand = mocap[:, 0] + _STEP * action[:, :3]
-        mocap[:, 0] = torch.clamp(hand, *map(constant, self.hand_range))
+        mocap[:, 0] = torch.clamp(hand, *(constant(c, hand) for c in self.hand_range))
         ctrl = world.field("ctrl")
         ctrl[:, 0] = action[:, 3]
         ctrl[:, 1] = -action[:, 3]
@@ -209,7 +214,7 @@ class SawyerSkill(Skill):
         opening = (claws.square().sum(dim=1, keepdim=True).sqrt() / 0.1).clamp(0.0, 1.0)
         seen = [world.named("xpos", "hand"), opening, *self.objects(world)]
         missing = _FRAME - sum(part.shape[1] for part in seen)
-        return torch.cat((*seen, _zeros(world.n, missing)), dim=1)
+        return torch.cat((*seen, _zeros(world.n, missing, claws)), dim=1)
 
     def objects(self, world: World) -> list[Tensor]:
         """Position (n, 3) and quaternion (n, 4) of the object, and of a second one."""
@@ -220,8 +225,8 @@ class SawyerSkill(Skill):
         memory, now = world.field("userdata"), self.frame(world)
         before = torch.where(memory[:, :1] > 0, memory[:, BEFORE], now)
         frames = torch.stack((now, before), dim=1)
-        frames[..., :3].clamp_(constant(_HAND_LOW), constant(_HAND_HIGH))
-        goal = memory[:, TARGET].clamp(*map(constant, self.goal_range))
+        frames[..., :3].clamp_(constant(_HAND_LOW, now), constant(_HAND_HIGH, now))
+        goal = memory[:, TARGET].clamp(*(constant(c, now) for c in self.goal_range))
         return torch.cat((frames.flatten(1), goal), dim=1).clamp(-_BOUND, _BOUND)
 
     def look(self, world: World) -> View:
@@ -284,9 +289,8 @@ class SawyerSkill(Skill):
         margin = ((pads - start[:, 1:2]).abs() - pad).abs()
         sides = long_tail((pads - position[:, 1:2]).abs(), pad, margin, radius)
         across = hamacher(sides[:, 0], sides[:, 1])
-        xz = [0, 2]
-        wide = distance(start[:, xz], self.settled.tcp[:, xz]) - reach
-        along = long_tail(distance(view.tcp[:, xz], position[:, xz]), reach, wide)
+        wide = distance(start[:, XZ], self.tcp(start)[XZ]) - reach
+        along = long_tail(distance(view.tcp[:, XZ], position[:, XZ]), reach, wide)
         around = hamacher(across, along)
         closing = view.effort.clamp(0.0, effort) / effort
         both = hamacher(around, torch.where(around > 0.97, closing, 0.0))
@@ -298,7 +302,7 @@ class SawyerSkill(Skill):
 
     def approach_margin(self, view: View, radius: float) -> Tensor:
         """How far beyond `radius` the object was from the fingertips at the reset, (n,)."""
-        return (distance(view.start, self.settled.tcp) - radius).abs()
+        return (distance(view.start, self.tcp(view.start)) - radius).abs()
 
     def reach_v1(self, view: View, above: Tensor | None = None) -> Tensor:
         """The first reward for reaching an object, and for closing the gripper there, (n,).
@@ -343,6 +347,5 @@ class SawyerSkill(Skill):
         return self.reach_v1(view, above) + pick + carried
 
 
-@cache
-def _zeros(n: int, size: int) -> Tensor:
-    return torch.zeros(n, size, dtype=torch.float64)
+def _zeros(n: int, size: int, like: Tensor) -> Tensor:
+    return constant(0.0, like).expand(n, size)

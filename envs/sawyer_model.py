@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mujoco
-import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
     from clrl.envs.sawyer import SawyerSkill
@@ -31,14 +29,14 @@ class Settled:
     Attributes:
         model: The scene; its keyframe 0 is the state below.
         data: The arm at rest, derived fields up to date.
-        tcp: Middle of the fingertips, (1, 3), m, one physics step before: Meta-World reads it
+        tcp: Middle of the fingertips, m, one physics step before: Meta-World reads it
             before it refreshes positions, and measures rewards from there.
         rest: Height of the free puck's origin and of its mesh, likewise; zeros without a puck.
     """
 
     model: mujoco.MjModel
     data: mujoco.MjData
-    tcp: Tensor
+    tcp: tuple[float, ...]
     rest: tuple[float, float]
 
 
@@ -83,7 +81,7 @@ def settle(kind: "type[SawyerSkill]") -> Settled:
         data.ctrl[:] = (-1.0, 1.0)
         mujoco.mj_step(model, data, kind.substeps)
     right, left = (data.site(f"{side}EndEffector").xpos for side in ("right", "left"))
-    tcp = torch.tensor((right + left) / 2)[None]
+    tcp = tuple(map(float, (right + left) / 2))
     rest = (0.0, 0.0)
     if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, "obj") >= 0:
         rest = float(data.body("obj").xpos[2]), float(data.geom("objGeom").xpos[2])

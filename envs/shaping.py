@@ -55,7 +55,8 @@ def quaternion(matrix: Tensor) -> Tensor:
     # accurate one.
     squares = torch.cat((1.0 - trace + 2.0 * diagonal, 1.0 + trace), dim=1)
     sums = m + m.transpose(1, 2)
-    spins = (m - m.transpose(1, 2))[:, [2, 0, 1], [1, 2, 0]]
+    turns = (m - m.transpose(1, 2)).flatten(1)
+    spins = torch.stack((turns[:, 7], turns[:, 2], turns[:, 3]), dim=1)
     outer = torch.diag_embed(squares)
     outer[:, :3, :3] += sums - torch.diag_embed(sums.diagonal(dim1=1, dim2=2))
     outer[:, :3, 3] = outer[:, 3, :3] = spins

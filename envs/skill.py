@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from clrl.envs.catalog import skill_id
-from clrl.envs.world import World
+from clrl.envs.world import CONTACTS, World
 
 if TYPE_CHECKING:
     from clrl.envs.vec_env import WorldVecEnv
@@ -27,8 +27,10 @@ class Skill(ABC):
     """One thing a robot can do, as functions of n worlds at once.
 
     A skill keeps no state of its own between calls: whatever an episode needs (goals, poses of
-    fixtures) it writes into the world. It never knows which engine runs it. Every tensor has the
-    worlds as its first dimension. To add a skill, subclass this (or a scene such as `ArmSkill`).
+    fixtures) it writes into the world. It never knows which engine runs it: every tensor it is
+    given, and every one it returns, is on the world's device, and its numbers are of the world's
+    type; `constant` makes more of the kind. Every tensor has the worlds as its first dimension. To
+    add a skill, subclass this (or a scene such as `ArmSkill`).
 
     Attributes:
         name: Short name within a curriculum, such as "push".
@@ -39,6 +41,8 @@ class Skill(ABC):
             does.
         draws: Random numbers a reset consumes per world.
         parameters: Model fields with a value per world, which `reset` writes.
+        contacts: Room for contacts per world on engines that allocate it beforehand; running out
+            of it is an error there.
         observation_space: Bounds of `observe`, float32.
         action_space: Bounds of the action, float32.
     """
@@ -50,6 +54,7 @@ class Skill(ABC):
     success_rule: str = "any-step"
     draws: int = 0
     parameters: tuple[str, ...] = ()
+    contacts: int = CONTACTS
     _chosen: Mapping[str, Any] = MappingProxyType({})
     observation_space: spaces.Box
     action_space: spaces.Box
@@ -114,12 +119,18 @@ class Skill(ABC):
         """Whether the skill is accomplished at this very step, shape (n,), bool."""
 
     def vec_env(
-        self, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        threads: int = 0,
+        stagger: bool = False,
+        device: str = "cpu",
     ) -> "WorldVecEnv":
         """N worlds of this skill as SB3 takes them; see `WorldVecEnv`."""
         from clrl.envs.vec_env import WorldVecEnv
 
-        return WorldVecEnv(self, n, seed=seed, threads=threads, stagger=stagger)
+        return WorldVecEnv(self, n, seed=seed, threads=threads, stagger=stagger, device=device)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -151,11 +162,17 @@ def between(
     random: Tensor, low: float | tuple[float, ...], high: float | tuple[float, ...]
 ) -> Tensor:
     """Map numbers in [0, 1) to [low, high)."""
-    floor = constant(low)
-    return floor + random * (constant(high) - floor)
+    floor = constant(low, random)
+    return floor + random * (constant(high, random) - floor)
+
+
+def constant(values: float | tuple[float, ...], like: Tensor) -> Tensor:
+    """Fixed numbers with the type and device of another tensor, made once; not to be written to."""
+    return _constant(values, like.dtype, like.device)
 
 
 @cache
-def constant(values: float | tuple[float, ...]) -> Tensor:
-    """Fixed numbers as a tensor, made once; not to be written to."""
-    return torch.tensor(values, dtype=torch.float64)
+def _constant(
+    values: float | tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).to(device, dtype)

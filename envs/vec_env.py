@@ -2,17 +2,36 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
-from clrl.envs.episodes import Episodes
+from clrl.envs.episodes import Episodes, Step
 from clrl.envs.skill import Skill
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Episodes that ended together, in the latest step that ended any; tensors (k,).
+
+    Attributes:
+        worlds: Where, on the CPU.
+        lengths: Their control steps, on the CPU.
+        returns: Sums of their rewards.
+        succeeded: Whether they succeeded by the skill's rule.
+    """
+
+    worlds: Tensor
+    lengths: Tensor
+    returns: Tensor
+    succeeded: Tensor
 
 
 class WorldVecEnv(VecEnv):
@@ -21,10 +40,20 @@ class WorldVecEnv(VecEnv):
     The info of an ended episode has what SB3's Monitor would add (`episode`), the observation it
     ended with, and `is_success`: whether the episode succeeded by the skill's rule.
     Other infos are empty, which keeps a step free of Python loops over worlds.
+
+    Attributes:
+        ended: The episodes that ended last.
     """
 
     def __init__(
-        self, skill: Skill, n: int, *, seed: int = 0, threads: int = 0, stagger: bool = False
+        self,
+        skill: Skill,
+        n: int,
+        *,
+        seed: int = 0,
+        threads: int = 0,
+        stagger: bool = False,
+        device: str = "cpu",
     ) -> None:
         """Create the worlds.
 
@@ -35,23 +64,56 @@ class WorldVecEnv(VecEnv):
             threads: CPU threads of the physics, 0 for all cores.
             stagger: Start the first episodes at evenly spread clocks, so that a batch of training
                 data holds every phase of an episode.
+            device: Of the worlds, see `make_world`.
         """
         self.render_mode = None  # SB3 asks while it initialises
         super().__init__(n, skill.observation_space, skill.action_space)
         self.skill = skill
-        self.episodes = Episodes(skill, n, threads=threads)
+        self.episodes = Episodes(skill, n, device, threads)
         self.episodes.seed(seed)
         self._stagger = stagger
         self._actions = torch.zeros(n, *skill.action_space.shape)
         self._start = time.monotonic()
+        self.ended = Ended(*(torch.zeros(0) for _ in range(4)))
 
     def reset(self) -> Array:
         """Start new episodes everywhere; observations (n, obs), float32."""
+        return self.reset_tensor().cpu().numpy()
+
+    def reset_tensor(self) -> Tensor:
+        """`reset` on the worlds' device."""
         observation = self.episodes.reset()
         if self._stagger:
             spread = torch.arange(self.num_envs) * self.skill.horizon // self.num_envs
             self.episodes.elapsed.copy_(spread)
-        return observation.numpy()
+        return observation
+
+    def step_tensor(self, action: Tensor) -> tuple[Step, Tensor]:
+        """Step all worlds on their device; those that end are reset at once.
+
+        For learners that keep their data on the device: no step copies anything to the CPU, and
+        only those that end episodes wait for the device.
+
+        Args:
+            action: Shape (n, act).
+
+        Returns:
+            What the step gave, where an observation that ended an episode is that last one, as
+            replay and bootstrapping want it; and the observations to act on next, (n, obs). Where
+            nothing ended they are the same tensor. `ended` describes the episodes that ended.
+        """
+        step = self.episodes.step(action)
+        if not step.done.any():
+            return step, step.observation
+        worlds = step.done.nonzero()[:, 0]
+        on_device = worlds.to(self.episodes.world.device)
+        self.ended = Ended(
+            worlds,
+            self.episodes.elapsed[worlds],
+            self.episodes.returns[on_device],
+            self.episodes.succeeded[on_device],
+        )
+        return step, self.episodes.reset(step.done)
 
     def step_async(self, actions: Array) -> None:
         """Take note of the actions, (n, act)."""
@@ -59,29 +121,23 @@ class WorldVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, Any]]]:
         """Step all worlds; those that end are reset at once."""
-        step = self.episodes.step(self._actions)
+        step, following = self.step_tensor(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        observation = step.observation
         if step.done.any():
-            self._report(infos, step.done, observation)
-            observation = self.episodes.reset(step.done)
-        return observation.numpy(), step.reward.float().numpy(), step.done.numpy(), infos
+            self._report(infos, step.observation)
+        reward = step.reward.float().cpu().numpy()
+        return following.cpu().numpy(), reward, step.done.numpy(), infos
 
-    def _report(
-        self, infos: list[dict[str, Any]], done: torch.Tensor, observation: torch.Tensor
-    ) -> None:
-        terminal = observation.numpy()
+    def _report(self, infos: list[dict[str, Any]], observation: Tensor) -> None:
+        terminal = observation.cpu().numpy()
         elapsed = time.monotonic() - self._start
-        for i in done.nonzero()[:, 0].tolist():
+        columns = (self.ended.worlds, self.ended.lengths, self.ended.returns, self.ended.succeeded)
+        for i, length, total, succeeded in zip(*(c.tolist() for c in columns), strict=True):
             infos[i] = {
                 "terminal_observation": terminal[i],
                 "TimeLimit.truncated": True,
-                "is_success": bool(self.episodes.succeeded[i]),
-                "episode": {
-                    "r": float(self.episodes.returns[i]),
-                    "l": int(self.episodes.elapsed[i]),
-                    "t": elapsed,
-                },
+                "is_success": succeeded,
+                "episode": {"r": total, "l": length, "t": elapsed},
             }
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import mujoco
@@ -9,6 +10,20 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+CONTACTS = 64  # room per copy on engines that allocate contacts beforehand
+
+
+class CapacityError(RuntimeError):
+    """An engine had no room for what happened in its worlds, whose physics is wrong since."""
+
+
+def gpu_trouble() -> str:
+    """What keeps worlds from a GPU and how to mend it, "" if nothing does."""
+    if find_spec("mujoco_warp") is None:
+        return "mujoco_warp is missing: `pip install 'clrl[gpu]'`"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device: it takes an NVIDIA driver and a CUDA build of torch"
+    return ""
 
 
 class World(ABC):
@@ -22,11 +37,13 @@ class World(ABC):
         model: The compiled model all copies share.
         n: Number of copies.
         device: Where the fields live.
+        dtype: Of their numbers: float64 on the CPU, float32 on a GPU.
     """
 
     model: mujoco.MjModel
     n: int
     device: torch.device
+    dtype: torch.dtype
 
     def __init__(self) -> None:
         self._sensors: dict[str, Tensor] = {}
@@ -64,6 +81,14 @@ class World(ABC):
     @abstractmethod
     def forward(self, mask: Tensor | None = None) -> None:
         """Refresh the derived fields of masked copies at their present state."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise where the engine lacked room for contacts since the last check, as `reset` does.
+
+        Raises:
+            CapacityError: in some copies; never on engines that allocate as they go.
+        """
 
     @abstractmethod
     def state(self) -> Tensor:
@@ -129,24 +154,40 @@ class World(ABC):
         return self._indices[key]
 
 
-def make_world(model: mujoco.MjModel, n: int, device: str = "cpu", threads: int = 0) -> World:
+def make_world(
+    model: mujoco.MjModel,
+    n: int,
+    device: str = "cpu",
+    threads: int = 0,
+    contacts: int = CONTACTS,
+) -> World:
     """Build the world of n copies on the engine that serves `device`.
 
     Args:
         model: The compiled model.
         n: Number of copies, >= 1.
-        device: A torch device; "cpu" runs on `mujoco.batch`.
+        device: "cpu" runs on `mujoco.batch`; "cuda", or "cuda:1", on `mujoco_warp`, and "warp:cpu"
+            on its CPU device, where the same kernels run slowly and can be tested.
         threads: CPU threads of the engine, 0 for all cores. Results do not depend on it.
+        contacts: Room for contacts per copy, where an engine allocates it beforehand.
 
     Raises:
-        ValueError: n < 1, threads < 0, or no engine serves the device.
+        ValueError: n < 1, threads < 0, no engine serves the device, or it is missing.
     """
     if n < 1:
         raise ValueError(f"a world needs n >= 1 copies, got {n}")
     if threads < 0:
         raise ValueError(f"threads must be >= 0, got {threads}")
-    if torch.device(device).type != "cpu":
-        raise ValueError(f"no physics engine for device {device!r} yet; use device='cpu'")
-    from clrl.envs.cpu_world import CpuWorld
+    if device == "cpu":
+        from clrl.envs.cpu_world import CpuWorld
 
-    return CpuWorld(model, n, threads)
+        return CpuWorld(model, n, threads)
+    where = device.removeprefix("warp:")
+    kind = where.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"no physics engine for device {device!r}; use cpu or cuda")
+    if (trouble := gpu_trouble()) and (kind == "cuda" or "mujoco_warp" in trouble):
+        raise ValueError(f"no worlds on device {device!r}: {trouble}")
+    from clrl.envs.warp_world import WarpWorld
+
+    return WarpWorld(model, n, where, contacts=contacts)

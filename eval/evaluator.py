@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from clrl.envs.curriculum import Curriculum
+from clrl.eval import on_device
 
 Array = NDArray[Any]
 
@@ -83,13 +84,23 @@ class Evaluator:
     whatever ran before it.
     """
 
-    def __init__(self, curriculum: Curriculum, *, episodes: int = 100, threads: int = 0) -> None:
+    def __init__(
+        self,
+        curriculum: Curriculum,
+        *,
+        episodes: int = 100,
+        threads: int = 0,
+        device: str = "cpu",
+    ) -> None:
         """Build no worlds yet; a skill's are built when it is first scored.
 
         Args:
             curriculum: Defines the skills and the spaces.
             episodes: Of each score, >= 1.
             threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
+            device: Of the worlds, see `make_world`. Off the CPU all episodes run in one batch, a
+                policy is moved there for the time, and results agree with those of the CPU within
+                their intervals, not to the bit.
 
         Raises:
             ValueError: fewer than one episode.
@@ -99,7 +110,8 @@ class Evaluator:
         self.curriculum = curriculum
         self.episodes = episodes
         self._threads = threads
-        self._rounds = math.ceil(episodes / _WORLDS)
+        self._device = device
+        self._rounds = math.ceil(episodes / (_WORLDS if device == "cpu" else on_device.WORLDS))
         self._envs: dict[str, VecEnv] = {}
 
     def score(
@@ -118,10 +130,10 @@ class Evaluator:
             ValueError: an actor that is none of these, or an observation that is not finite.
         """
         env = self._env(skill)
-        env.seed(seed)
         try:
-            with _acting(actor, skill, deterministic) as act:
-                success, returns = _run(env, act, self._rounds)
+            with _acting(actor, skill, deterministic) as acting:
+                run = _run if self._device == "cpu" else on_device.run
+                success, returns = run(env, acting, self._rounds, seed, deterministic)
         except FloatingPointError as error:
             raise ValueError(f"evaluation of skill {skill!r}: {error}") from None
         return Score(success[: self.episodes], returns[: self.episodes])
@@ -129,7 +141,9 @@ class Evaluator:
     def _env(self, skill: str) -> VecEnv:
         if skill not in self._envs:
             worlds = math.ceil(self.episodes / self._rounds)
-            self._envs[skill] = self.curriculum.vec_env(skill, worlds, threads=self._threads)
+            self._envs[skill] = self.curriculum.vec_env(
+                skill, worlds, threads=self._threads, device=self._device
+            )
         return self._envs[skill]
 
     def close(self) -> None:
@@ -147,9 +161,10 @@ def evaluate_skill(
     seed: int = 1000,
     deterministic: bool = True,
     threads: int = 0,
+    device: str = "cpu",
 ) -> Score:
     """Run a policy once for a number of episodes of one skill; arguments as of `Evaluator`."""
-    evaluator = Evaluator(curriculum, episodes=episodes, threads=threads)
+    evaluator = Evaluator(curriculum, episodes=episodes, threads=threads, device=device)
     try:
         return evaluator.score(actor, skill, seed=seed, deterministic=deterministic)
     finally:
@@ -164,6 +179,7 @@ def evaluate(
     seed: int = 1000,
     deterministic: bool = True,
     threads: int = 0,
+    device: str = "cpu",
 ) -> dict[str, Score]:
     """Score a policy on every skill of a curriculum; arguments as of `Evaluator`."""
     return {
@@ -175,21 +191,22 @@ def evaluate(
             seed=seed,
             deterministic=deterministic,
             threads=threads,
+            device=device,
         )
         for skill in curriculum.names
     }
 
 
 @contextmanager
-def _acting(actor: Actor, skill: str, deterministic: bool) -> Iterator[Callable[[Array], Array]]:
-    """What maps observations to actions, its skill selected once for all steps."""
+def _acting(actor: Actor, skill: str, deterministic: bool) -> Iterator[on_device.Actor]:
+    """What acts: SB3's policy, or a function on arrays; its skill selected once for all steps."""
     if isinstance(actor, SkilledPolicy):
         actor = actor.for_skill(skill)
     if isinstance(actor, Selectable):
         with actor.selected() as policy:
-            yield _forward(policy, deterministic)
+            yield policy
     elif isinstance(actor, BaseAlgorithm) and _is_plain(actor):
-        yield _forward(actor.policy, deterministic)
+        yield actor.policy
     elif isinstance(actor, Policy):
         predict = actor.predict
         yield lambda observation: predict(observation, deterministic=deterministic)[0]
@@ -226,8 +243,12 @@ def _forward(policy: BasePolicy, deterministic: bool) -> Callable[[Array], Array
     return act
 
 
-def _run(env: VecEnv, act: Callable[[Array], Array], rounds: int) -> tuple[Array, Array]:
+def _run(
+    env: VecEnv, actor: on_device.Actor, rounds: int, seed: int, deterministic: bool
+) -> tuple[Array, Array]:
     """Successes and returns, episode by episode and within it world by world."""
+    act = _forward(actor, deterministic) if isinstance(actor, BasePolicy) else actor
+    env.seed(seed)
     success = np.zeros((rounds, env.num_envs), dtype=bool)
     returns = np.zeros((rounds, env.num_envs))
     done = np.zeros(env.num_envs, dtype=int)

@@ -6,6 +6,7 @@ from torch import Tensor
 import clrl
 from clrl.envs import ArmSkill, Curriculum, World
 from clrl.envs.arm import within
+from clrl.envs.skill import constant
 
 
 class Hold(ArmSkill):
@@ -17,7 +18,7 @@ class Hold(ArmSkill):
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """The same point in every episode, (mask.sum(), 3), m."""
-        return torch.tensor((0.45, 0.15, 0.20), dtype=torch.float64).repeat(int(mask.sum()), 1)
+        return constant((0.45, 0.15, 0.20), random).expand(len(random), 3)
 
     def reward(self, world: World) -> dict[str, Tensor]:
         """Close and slow; the terms sum to at most 1."""

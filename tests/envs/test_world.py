@@ -125,7 +125,7 @@ def test_state_continues_bit_for_bit_in_another_world() -> None:
     [
         (0, {}, "n >= 1"),
         (2, {"threads": -1}, "threads must be >= 0"),
-        (2, {"device": "cuda"}, "no physics engine for device 'cuda'"),
+        (2, {"device": "tpu"}, "no physics engine for device 'tpu'"),
     ],
 )
 def test_impossible_worlds_are_refused(n: int, options: dict[str, object], message: str) -> None:

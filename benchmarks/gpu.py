@@ -1,0 +1,264 @@
+"""All that needs a GPU, in one command and into one JSON: `make bench-gpu`.
+
+Each part runs in a process of its own; one that fails is recorded and the others go on. The file is
+written after each, so that what was measured stays. `--device cpu --worlds 4 --quick` runs the same
+code on Warp's CPU device, to see that it runs; its figures mean nothing.
+
+    tests       those marked `gpu`
+    agreement   every skill on both engines with the same actions: how far they come apart
+    throughput  control steps/s with observation and reward, and of the physics alone
+    evaluation  every skill of cw10 and arm6, all episodes in one batch, against all CPU cores
+    updates     captured SAC updates/s, where `update_speed.py` is there
+    training    arm6 from beginning to end
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3 import PPO
+from table import machine
+
+import clrl
+from clrl.envs import CURRICULA, SKILLS, make_curriculum, make_skill
+from clrl.envs.episodes import Episodes
+from clrl.envs.skill import Skill
+from clrl.envs.warp_world import WarpWorld
+from clrl.eval.evaluator import Evaluator
+
+HERE = Path(__file__).parent
+SIZES = (64, 256, 1024, 2048, 4096, 8192, 16384, 32768)
+LIMIT = 3600  # seconds of one part
+Result = dict[str, Any]
+
+
+def tests(options: Any) -> Result:
+    """What pytest says of the tests that need a GPU; RuntimeError where one fails."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/envs/test_warp_world.py"]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stdout[-2000:])
+    return {"summary": done.stdout.strip().splitlines()[-1]}
+
+
+def agreement(options: Any) -> Result:
+    """Largest differences of observations after 1 and 30 steps, and of an episode's return."""
+    result: Result = {}
+    for name in chosen(options, tuple(SKILLS)):
+        skill = world_skill(name, options)
+        cpu, gpu = (Episodes(skill, 16, device) for device in ("cpu", where(options)))
+        for episodes in (cpu, gpu):
+            episodes.seed(0)
+            episodes.reset()
+        generator = torch.Generator().manual_seed(0)
+        apart = []
+        for _ in range(skill.horizon):
+            action = 2 * torch.rand(16, *skill.action_space.shape, generator=generator) - 1
+            here, there = cpu.step(action).observation, gpu.step(action).observation.cpu()
+            apart.append(float((here - there).abs().max()))
+        gpu.world.check()
+        result[name] = {
+            "observation": [apart[0], apart[min(29, len(apart) - 1)]],
+            "return": [float(e.returns.mean()) for e in (cpu, gpu)],
+        }
+    return result
+
+
+def throughput(options: Any) -> Result:
+    """Rates by skill and number of worlds; of the CPU engine on all cores; of ordered sums."""
+    result: Result = {}
+    for name in chosen(options, ("arm-push", *CURRICULA["cw10"])):
+        sizes = options.worlds or (SIZES if name == "arm-push" else SIZES[2::2])
+        skill = world_skill(name, options)
+        rows = [rates(skill, n, where(options), options) for n in sizes]
+        cpu = rates(skill, 4 if options.quick else 256, "cpu", options)
+        result[name] = {"gpu": rows, "cpu": cpu, "deterministic": ordered(skill, sizes[-1])}
+    return result
+
+
+def rates(skill: Skill, n: int, device: str, options: Any) -> Result:
+    """Control steps/s of n worlds, looked at and not, and the GPU memory they take."""
+    start = time.perf_counter()
+    episodes = Episodes(skill, n, device)
+    episodes.seed(0)
+    episodes.reset()
+    action = 2 * torch.rand(n, *skill.action_space.shape, device=episodes.world.device) - 1
+    episodes.step(action)
+    wait()
+    built = time.perf_counter() - start
+    count = 3 if options.quick else skill.horizon
+    whole = timed(lambda: episodes.step(action), count)
+    bare = timed(lambda: episodes.world.step(skill.substeps), count)
+    episodes.world.check()
+    free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+    return {
+        "worlds": n,
+        "steps_per_second": n / whole,
+        "physics_per_second": n / bare,
+        "first_step_seconds": built,
+        "memory_bytes": total - free,
+    }
+
+
+def ordered(skill: Skill, n: int) -> Result:
+    """Seconds of a control step's physics with sums in any order, and in one order."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    seconds = {}
+    for deterministic in (False, True):
+        world = WarpWorld(
+            skill.model, n, device, contacts=skill.contacts, deterministic=deterministic
+        )
+        world.step(skill.substeps)
+        seconds[deterministic] = timed(partial(world.step, skill.substeps), 20)
+    return {"worlds": n, "any_order": seconds[False], "one_order": seconds[True]}
+
+
+def evaluation(options: Any) -> Result:
+    """Seconds of the first and second time on the GPU, and on all CPU cores; mean returns."""
+    episodes = 4 if options.quick else 1000
+    result: Result = {}
+    for curriculum, layers in (("cw10", [256] * 4), ("arm6", [128] * 2)):
+        spec = make_curriculum(list(chosen(options, CURRICULA[curriculum])))
+        spec = spec.under(horizon=5) if options.quick else spec
+        env = spec.vec_env(spec.names[0], 1)
+        policy = PPO("MlpPolicy", env, policy_kwargs={"net_arch": layers}, device="cpu", seed=0)
+        row: Result = {"skills": len(spec), "episodes": episodes}
+        for engine, device in (("gpu", where(options)), ("cpu", "cpu")):
+            evaluator = Evaluator(spec, episodes=episodes, device=device)
+            for turn in ("first", "second"):
+                start = time.perf_counter()
+                scores = [evaluator.score(policy, name) for name in spec.names]
+                row[f"{engine}_{turn}_seconds"] = time.perf_counter() - start
+            row[f"{engine}_returns"] = [float(score.returns.mean()) for score in scores]
+            evaluator.close()
+        result[curriculum] = row
+    return result
+
+
+def updates(options: Any) -> Result:
+    """What the benchmark of updates says, stock Stable-Baselines3 on the same GPU beside ours."""
+    script = HERE / "update_speed.py"
+    able = script.exists() and "--device" in script.read_text()
+    if options.device == "cpu" or not able:
+        return {"skipped": "needs a GPU and a benchmarks/update_speed.py with --device"}
+    return last_json([str(script), "--device", "cuda", "--json"])
+
+
+def training(options: Any) -> Result:
+    """Seconds and metrics of one run of arm6 as `clrl train arm6 --device cuda` does it."""
+    quick: Any = {"steps_per_skill": 256, "horizon": 5, "episodes": 2, "worlds": 4}
+    with tempfile.TemporaryDirectory() as folder:
+        run = clrl.train(
+            ["arm-reach", "arm-press"] if options.quick else "arm6",
+            out=Path(folder) / "run",
+            device=options.device,
+            quiet=True,
+            **(quick if options.quick else {}),
+        )
+        retention = run.retention()
+    return {"cost": retention.cost, "metrics": retention.metrics}
+
+
+PARTS: dict[str, Callable[[Any], Result]] = {
+    part.__name__: part for part in (tests, agreement, throughput, evaluation, updates, training)
+}
+
+
+def where(options: Any) -> str:
+    """The device of the worlds: a GPU, or Warp's CPU device in its place."""
+    return "warp:cpu" if options.device == "cpu" else "cuda"
+
+
+def chosen(options: Any, skills: tuple[str, ...]) -> tuple[str, ...]:
+    """All the skills, or the first one where only a quick look is wanted."""
+    return skills[:1] if options.quick else skills
+
+
+def world_skill(name: str, options: Any) -> Skill:
+    """A skill, with short episodes where only a quick look is wanted."""
+    skill = make_skill(name, **({"horizon": 5} if options.quick else {}))
+    assert isinstance(skill, Skill)
+    return skill
+
+
+def timed(step: Callable[[], object], count: int) -> float:
+    """Seconds of one of `count` calls, the device's own time included."""
+    wait()
+    start = time.perf_counter()
+    for _ in range(count):
+        step()
+    wait()
+    return (time.perf_counter() - start) / count
+
+
+def wait() -> None:
+    """Until the GPU, if there is one, has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def last_json(arguments: list[str]) -> Result:
+    """The object on the last line that a script prints; RuntimeError with its error where none."""
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=LIMIT
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[-2000:] or f"exit status {done.returncode}")
+    result: Result = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def measured(part: str, options: Any) -> Result:
+    """One part in its own process: its result or its error, and its seconds."""
+    arguments = [__file__, "--device", options.device, "--only", part]
+    arguments += ["--quick"] if options.quick else []
+    arguments += ["--worlds", *map(str, options.worlds)] if options.worlds else []
+    start = time.perf_counter()
+    try:
+        outcome: Result = {"result": last_json(arguments)}
+    except (RuntimeError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+        outcome = {"error": str(error)}
+    return outcome | {"seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    """Run the parts, or only one of them, whose result goes to the last line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--worlds", type=int, nargs="+", help="of the throughput")
+    parser.add_argument("--quick", action="store_true", help="see that it runs")
+    parser.add_argument("--out", type=Path, default=HERE / "gpu.json")
+    parser.add_argument("--only", choices=PARTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # the cores belong to the physics
+    if options.only:
+        print(json.dumps(PARTS[options.only](options)))
+        return
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device; `--device cpu --worlds 4 --quick` tries the command itself")
+    gpu = torch.cuda.get_device_name(0) if options.device == "cuda" else None
+    report: Result = {"machine": machine() | {"gpu": gpu}, "parts": {}}
+    report |= {"device": options.device, "quick": options.quick}
+    for part in options.parts:
+        print(f"{part} ...", file=sys.stderr, flush=True)
+        report["parts"][part] = outcome = measured(part, options)
+        options.out.write_text(json.dumps(report, indent=2) + "\n")
+        said = outcome["error"].splitlines()[-1] if "error" in outcome else "done"
+        print(f"{part}: {said} ({outcome['seconds']:.0f} s)", file=sys.stderr, flush=True)
+    print(options.out)
+    raise SystemExit(any("error" in outcome for outcome in report["parts"].values()))
+
+
+if __name__ == "__main__":
+    main()

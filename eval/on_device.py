@@ -1,0 +1,99 @@
+"""Evaluation that stays on a device: observation, policy, physics and reward, step after step."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from clrl.envs.episodes import Episodes
+from clrl.envs.vec_env import WorldVecEnv
+
+Array = NDArray[Any]
+Actor = BasePolicy | Callable[[Array], Array]
+
+WORLDS = 8192  # most worlds in one batch; more episodes come in rounds
+
+
+def run(
+    env: VecEnv, actor: Actor, rounds: int, seed: int, deterministic: bool
+) -> tuple[Array, Array]:
+    """Run one episode in every world, as often as there are rounds.
+
+    Args:
+        env: Worlds of one skill, in that skill's own spaces.
+        actor: A policy, which is moved to the worlds' device for the time, or a function on
+            arrays, whose observations and actions are copied at every step.
+        rounds: How often. The worlds go on to the next seeds.
+        seed: Of the first world in the first round.
+        deterministic: Act by the mean of the policy.
+
+    Returns:
+        Successes and returns, (rounds * worlds,) each, by seed.
+
+    Raises:
+        ValueError: the environments are no worlds of ours, or are padded.
+        FloatingPointError: an observation is not finite.
+        CapacityError: a world had more contacts than there is room for.
+    """
+    if not isinstance(env, WorldVecEnv):
+        raise ValueError("skills with different spaces are evaluated on the CPU: use device cpu")
+    results = []
+    with _acting(actor, deterministic, env.episodes.world.device) as act:
+        for i in range(rounds):
+            env.seed(seed + i * env.num_envs)
+            results.append(_round(env.episodes, act))
+    success, returns = zip(*results, strict=True)
+    return np.concatenate(success), np.concatenate(returns)
+
+
+@torch.inference_mode()
+def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> tuple[Array, Array]:
+    """One episode in every world; all end together, and only then is the device waited for."""
+    observation = episodes.reset()
+    finite = observation.isfinite().all()
+    for _ in range(episodes.skill.horizon):
+        observation = episodes.step(act(observation)).observation
+        finite &= observation.isfinite().all()
+    episodes.world.check()
+    if not finite:
+        raise FloatingPointError("an observation is not finite")
+    return episodes.succeeded.cpu().numpy().copy(), episodes.returns.cpu().numpy().copy()
+
+
+@contextmanager
+def _acting(
+    actor: Actor, deterministic: bool, device: torch.device
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    if not isinstance(actor, BasePolicy):
+        function = actor
+        yield lambda seen: torch.as_tensor(function(seen.cpu().numpy()), device=device)
+        return
+    home = actor.device
+    actor.to(device)
+    actor.set_training_mode(False)
+    try:
+        yield _forward(actor, deterministic)
+    finally:
+        actor.to(home)
+
+
+def _forward(policy: BasePolicy, deterministic: bool) -> Callable[[Tensor], Tensor]:
+    """What SB3's `predict` does, on tensors."""
+    space = policy.action_space
+    assert isinstance(space, spaces.Box)
+    low, high = (torch.as_tensor(b, device=policy.device) for b in (space.low, space.high))
+
+    def act(observation: Tensor) -> Tensor:
+        action = policy._predict(observation, deterministic)
+        if policy.squash_output:
+            return low + 0.5 * (action + 1.0) * (high - low)
+        return action.clamp(low, high)
+
+    return act
