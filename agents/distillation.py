@@ -13,7 +13,8 @@ class PolicyDistillation(Protection):
 
     After a skill it stores states together with the teacher's mean and log-std there, which is all
     a divergence needs: no network is copied. Later it adds the gradient of
-    strength * KL(teacher || student), clipped, through each skill's own head.
+    strength * KL(teacher || student), clipped, through each skill's own head, at every eighth
+    update unless told otherwise.
     """
 
     def __init__(
@@ -22,7 +23,7 @@ class PolicyDistillation(Protection):
         states: int = 4096,
         batch_size: int = 256,
         max_grad_norm: float = 0.5,
-        every: int = 1,
+        every: int = 8,
         seed: int = 0,
     ) -> None:
         """Set the memory and the pull.

@@ -26,6 +26,8 @@ class ReservoirReplay(Protection):
     arXiv:1910.00177). Only the last `tail` of a skill's budget is offered to its reservoir: what
     an untrained policy did is not worth rehearsing.
 
+    A rehearsal costs as much as an update, and every eighth update is enough for it.
+
     With **SAC** the transitions train the earlier skill's critic heads by its own temporal
     differences on rewards divided by their standard deviation, and its actor head by SAC's loss
     on stored states and by cloning stored actions that the critic prefers (CRR, Wang et al.,
@@ -39,7 +41,7 @@ class ReservoirReplay(Protection):
         batch_size: int = 256,
         tail: float = 0.25,
         max_grad_norm: float = 0.5,
-        every: int = 1,
+        every: int = 8,
         seed: int = 0,
     ) -> None:
         """Set the memory and the rehearsal.

@@ -37,13 +37,13 @@ PROTECTIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def ours(network: str, skills: int = 1, protect: Any = None, **options: Any) -> Any:
+def ours(network: str, device: str, skills: int = 1, protect: Any = None, **options: Any) -> Any:
     """Our agent in the last of some skills, its earlier ones remembered."""
     layers, _, layer_norm = NETWORKS[network]
     policy = {"net_arch": layers, "layer_norm": layer_norm}
     agent: Any = make_agent(
         "sac", OBSERVATIONS, ACTIONS, protect=protect, policy_kwargs=policy,
-        buffer_size=20_000, learning_starts=0, **options,
+        buffer_size=20_000, learning_starts=0, device=device, **options,
     )  # fmt: skip
     agent.set_logger(configure_logger(None, []))
     for i in range(skills):
@@ -57,15 +57,15 @@ def ours(network: str, skills: int = 1, protect: Any = None, **options: Any) -> 
     return agent
 
 
-def theirs(network: str) -> Any:
+def theirs(network: str, device: str) -> Any:
     """SB3's agent, or ours on SB3's `train` where the networks are none of SB3's."""
     layers, _, layer_norm = NETWORKS[network]
     if layer_norm:
-        return ours(network, updates="sb3")
+        return ours(network, device, updates="sb3")
     kind: Any = SAC  # an environment comes later, which its types do not foresee
     agent = kind(
         "MlpPolicy", None, policy_kwargs={"net_arch": layers}, buffer_size=20_000, seed=0,
-        target_entropy=-float(ACT), device="cpu", _init_setup_model=False,
+        target_entropy=-float(ACT), device=device, _init_setup_model=False,
     )  # fmt: skip
     agent.observation_space, agent.action_space, agent.n_envs = OBSERVATIONS, ACTIONS, 1
     agent._setup_model()
@@ -84,7 +84,7 @@ def fill(buffer: Any, count: int = 10_000) -> None:
 
 
 def rate(agent: Any, batch_size: int, steps: int) -> float:
-    """Updates/s over one call of `train`."""
+    """Updates/s over one call of `train`, which reads its figures back last."""
     start = time.perf_counter()
     agent.train(steps, batch_size)
     return steps / (time.perf_counter() - start)
@@ -134,10 +134,12 @@ def measure_networks(options: Any) -> list[Row]:
     """Every network against SB3's `train`, and against the ceiling."""
     rows = []
     for network, (_, batch_size, _) in NETWORKS.items():
-        mine, other = alternate(ours(network), theirs(network), batch_size, options)
+        pair = ours(network, options.device), theirs(network, options.device)
+        mine, other = alternate(*pair, batch_size, options)
         rows.append(row(f"SAC {network}", "updates/s", mine, other))
-        limit = ceiling(batch_size) / flops(network)
-        rows.append(row("  of the ceiling", "updates/s", mine, [limit] * len(mine)))
+        if options.device == "cpu":
+            limit = ceiling(batch_size) / flops(network)
+            rows.append(row("  of the ceiling", "updates/s", mine, [limit] * len(mine)))
     return rows
 
 
@@ -147,9 +149,9 @@ def measure_protections(options: Any) -> list[Row]:
     batch_size = NETWORKS[network][1]
     rows = []
     for earlier in (1, 2):
-        plain = ours(network, earlier + 1)
+        plain = ours(network, options.device, earlier + 1)
         for name, protect in PROTECTIONS.items():
-            agent = ours(network, earlier + 1, protect)
+            agent = ours(network, options.device, earlier + 1, protect)
             mine, other = alternate(agent, plain, batch_size, options)
             rows.append(row(f"{name}, {earlier} earlier", "updates/s", mine, other))
     return rows
@@ -158,6 +160,7 @@ def measure_protections(options: Any) -> list[Row]:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="of networks and replay")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=40, help="updates a measurement")
     parser.add_argument("--layer-norm", action="store_true", help="protect the network with it")

@@ -141,7 +141,7 @@ def test_log_likelihood_is_that_of_torch_up_to_a_constant() -> None:
 
 
 def test_distillation_has_no_gradient_at_its_teacher_and_pulls_back_to_it(kind: str) -> None:
-    distill = PolicyDistillation(states=32, batch_size=32, max_grad_norm=1e9)
+    distill = PolicyDistillation(states=32, batch_size=32, max_grad_norm=1e9, every=1)
     agent = learned(distill, kind)
     trunk = [p for layer in agent.trunk() for p in layer.parameters()]
     for parameter in trunk:
@@ -264,6 +264,7 @@ def test_sac_rehearsal_reaches_critic_and_actor() -> None:
         (lambda: PolicyDistillation(states=0), "states must be >= 1"),
         (lambda: PolicyDistillation(max_grad_norm=0.0), "max_grad_norm must be > 0"),
         (lambda: ReservoirReplay(capacity=0), "capacity must be >= 1"),
+        (lambda: ReservoirReplay(every=0), "every must be >= 1"),
         (lambda: ReservoirReplay(tail=0.0), "tail must be in"),
         (lambda: Reservoir(0), "capacity must be >= 1"),
         (lambda: make_protection("ewk"), "unknown protection 'ewk'; choose from ewc, distill"),
@@ -277,7 +278,7 @@ def test_bad_arguments_are_refused(build: Any, message: str) -> None:
 
 def rehearsing(**policy: Any) -> Any:
     """SAC in its third skill, with weights that have moved since, and its replay."""
-    replay = ReservoirReplay(capacity=100, tail=1.0, batch_size=20, max_grad_norm=1e9)
+    replay = ReservoirReplay(capacity=100, tail=1.0, batch_size=20, max_grad_norm=1e9, every=1)
     agent = make_agent("sac", [replay], normalize=True, **policy)
     for i, name in enumerate(("a", "b", "c")):
         agent.begin_skill(name, PointVecEnv(seed=i), 80)
