@@ -15,11 +15,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from clrl.envs.curriculum import Curriculum
-from clrl.eval import on_device
+from clrl.envs.vec_env import WorldVecEnv
+from clrl.eval import lockstep
 
 Array = NDArray[Any]
 
-_WORLDS = 128  # most worlds in one batch; more gain nothing on a CPU
+_WORLDS = 128  # most worlds in one batch on a CPU, where more gain nothing
+_WORLDS_ON_DEVICE = 8192
 
 
 @runtime_checkable
@@ -98,9 +100,8 @@ class Evaluator:
             curriculum: Defines the skills and the spaces.
             episodes: Of each score, >= 1.
             threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
-            device: Of the worlds, see `make_world`. Off the CPU all episodes run in one batch, a
-                policy is moved there for the time, and results agree with those of the CPU within
-                their intervals, not to the bit.
+            device: Of the worlds, see `make_world`. A policy is moved there for the time. Results
+                of a GPU agree with those of the CPU within their intervals, not to the bit.
 
         Raises:
             ValueError: fewer than one episode.
@@ -111,7 +112,7 @@ class Evaluator:
         self.episodes = episodes
         self._threads = threads
         self._device = device
-        self._rounds = math.ceil(episodes / (_WORLDS if device == "cpu" else on_device.WORLDS))
+        self._rounds = math.ceil(episodes / (_WORLDS if device == "cpu" else _WORLDS_ON_DEVICE))
         self._envs: dict[str, VecEnv] = {}
 
     def score(
@@ -123,7 +124,7 @@ class Evaluator:
             actor: An agent of clrl (its head of that skill acts), an SB3 model, or a function from
                 observations (n, obs) to actions (n, act).
             skill: Name of a skill of the curriculum.
-            seed: World i is seeded with `seed + i`.
+            seed: Episode e starts from `seed + e`.
             deterministic: Act by the mean of the policy.
 
         Raises:
@@ -132,18 +133,22 @@ class Evaluator:
         env = self._env(skill)
         try:
             with _acting(actor, skill, deterministic) as acting:
-                run = _run if self._device == "cpu" else on_device.run
-                success, returns = run(env, acting, self._rounds, seed, deterministic)
+                if isinstance(env, WorldVecEnv):
+                    result = lockstep.run(env, acting, self._rounds, seed, deterministic)
+                else:
+                    result = _run(env, acting, self._rounds, seed, deterministic)
         except FloatingPointError as error:
             raise ValueError(f"evaluation of skill {skill!r}: {error}") from None
+        success, returns = result
         return Score(success[: self.episodes], returns[: self.episodes])
 
     def _env(self, skill: str) -> VecEnv:
         if skill not in self._envs:
             worlds = math.ceil(self.episodes / self._rounds)
-            self._envs[skill] = self.curriculum.vec_env(
-                skill, worlds, threads=self._threads, device=self._device
-            )
+            env = self.curriculum.vec_env(skill, worlds, threads=self._threads, device=self._device)
+            if self._device != "cpu" and not isinstance(env, WorldVecEnv):
+                raise ValueError("skills with different spaces are evaluated on the CPU: use cpu")
+            self._envs[skill] = env
         return self._envs[skill]
 
     def close(self) -> None:
@@ -198,7 +203,7 @@ def evaluate(
 
 
 @contextmanager
-def _acting(actor: Actor, skill: str, deterministic: bool) -> Iterator[on_device.Actor]:
+def _acting(actor: Actor, skill: str, deterministic: bool) -> Iterator[lockstep.Actor]:
     """What acts: SB3's policy, or a function on arrays; its skill selected once for all steps."""
     if isinstance(actor, SkilledPolicy):
         actor = actor.for_skill(skill)
@@ -244,7 +249,7 @@ def _forward(policy: BasePolicy, deterministic: bool) -> Callable[[Array], Array
 
 
 def _run(
-    env: VecEnv, actor: on_device.Actor, rounds: int, seed: int, deterministic: bool
+    env: VecEnv, actor: lockstep.Actor, rounds: int, seed: int, deterministic: bool
 ) -> tuple[Array, Array]:
     """Successes and returns, episode by episode and within it world by world."""
     act = _forward(actor, deterministic) if isinstance(actor, BasePolicy) else actor

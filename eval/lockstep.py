@@ -1,4 +1,4 @@
-"""Evaluation that stays on a device: observation, policy, physics and reward, step after step."""
+"""Episodes of worlds in lockstep: observation, policy, physics and reward on the worlds' device."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,6 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from clrl.envs.episodes import Episodes
@@ -18,11 +17,9 @@ from clrl.envs.vec_env import WorldVecEnv
 Array = NDArray[Any]
 Actor = BasePolicy | Callable[[Array], Array]
 
-WORLDS = 8192  # most worlds in one batch; more episodes come in rounds
-
 
 def run(
-    env: VecEnv, actor: Actor, rounds: int, seed: int, deterministic: bool
+    env: WorldVecEnv, actor: Actor, rounds: int, seed: int, deterministic: bool
 ) -> tuple[Array, Array]:
     """Run one episode in every world, as often as there are rounds.
 
@@ -38,12 +35,9 @@ def run(
         Successes and returns, (rounds * worlds,) each, by seed.
 
     Raises:
-        ValueError: the environments are no worlds of ours, or are padded.
         FloatingPointError: an observation is not finite.
         CapacityError: a world had more contacts than there is room for.
     """
-    if not isinstance(env, WorldVecEnv):
-        raise ValueError("skills with different spaces are evaluated on the CPU: use device cpu")
     results = []
     with _acting(actor, deterministic, env.episodes.world.device) as act:
         for i in range(rounds):

@@ -10,7 +10,7 @@ from stable_baselines3 import PPO, SAC
 from clrl.agents import make_agent
 from clrl.envs import Curriculum, GymSkill, World, make_curriculum
 from clrl.envs.arm_skills import Reach
-from clrl.eval import evaluate_skill, on_device, wilson
+from clrl.eval import evaluate_skill, evaluator, wilson
 
 pytest.importorskip("mujoco_warp")
 REACH = make_curriculum("arm-reach").under(horizon=40)
@@ -76,7 +76,7 @@ def test_an_agent_acts_with_the_head_of_the_skill() -> None:
 
 def test_rounds_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate_skill(towards_the_goal, REACH, "reach", episodes=12, device="warp:cpu")
-    monkeypatch.setattr(on_device, "WORLDS", 5)
+    monkeypatch.setattr(evaluator, "_WORLDS_ON_DEVICE", 5)
     split = evaluate_skill(towards_the_goal, REACH, "reach", episodes=12, device="warp:cpu")
     np.testing.assert_allclose(split.returns, whole.returns, rtol=1e-3)
     assert whole.success.all()
