@@ -60,7 +60,7 @@ class Push(ArmSkill):
 
     name = "push"
     object = "puck"
-    steps = 700_000
+    steps = 800_000
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """On the table, 8 to 16 cm from the puck."""
@@ -92,7 +92,7 @@ class Drawer(ArmSkill):
     name = "drawer"
     object = "handle"
     mechanism = "drawer"
-    steps = 300_000
+    steps = 400_000
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the handle is when the drawer is open."""
