@@ -32,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "learning_starts": 6400,
             "buffer_size": 500_000,
             "gamma": 0.97,
+            "ent_coef": "auto_0.1",  # from 1 it takes thousands of updates to come down
             "policy_kwargs": {"net_arch": [128, 128], "normalize": True},
         },
     },
