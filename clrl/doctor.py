@@ -5,12 +5,19 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 from clrl.envs.opengl import ADVICE, choose_backend
 
 _NEEDED = ("mujoco", "torch", "stable_baselines3", "gymnasium", "safetensors", "numpy")
-_EXTRAS = {"metaworld": "metaworld", "mujoco-warp": "gpu", "onnxruntime": "export", "ray": "sweep"}
+_EXTRAS = {
+    "metaworld": "metaworld",
+    "mujoco-warp": "gpu",
+    "onnx": "export",
+    "onnxruntime": "deploy",
+    "ray": "sweep",
+}
 _DRAW = (
     "import mujoco; m = mujoco.MjModel.from_xml_string('<mujoco/>');"
     "mujoco.Renderer(m, 8, 8).close()"
@@ -23,7 +30,7 @@ def examine() -> list[Finding]:
     """One finding for each thing: `name`, `ok`, `optional`, `detail`, and `fix` where not ok."""
     python = platform.python_version()
     findings = [_finding("python", sys.version_info >= (3, 11), python, "install Python 3.11+")]
-    findings += [_package(name, f"pip install {name}") for name in _NEEDED]
+    findings += [_package(name, "pip install 'clrl[train]'") for name in _NEEDED]
     if findings[1]["detail"] == "4.0.0":
         findings[1] |= {"ok": False, "fix": "4.0.0 has a solver bug: pip install mujoco==3.17.0"}
     findings += [
@@ -58,6 +65,8 @@ def _package(name: str, fix: str, optional: bool = False) -> Finding:
 
 
 def _cuda() -> Finding:
+    if find_spec("torch") is None:
+        return _finding("cuda", False, "no torch to ask", "not needed", optional=True)
     import torch
 
     if not torch.cuda.is_available():
