@@ -69,6 +69,8 @@ def build(agent: Any, curriculum: Curriculum, parts: Layout | None = None) -> on
     is_sac = isinstance(policy, SACPolicy)
     actor: Any = policy.actor if is_sac else policy
     layers = [*(actor.latent_pi if is_sac else policy.mlp_extractor.policy_net)]
+    if not layers:
+        raise ValueError("a policy without hidden layers cannot be exported; give net_arch one")
     heads = (actor.mu if is_sac else policy.action_net).layers
     x = _normalised(graph, policy.features, count, x)
     x = _body(graph, [*layers, heads], policy.features, size, count, x)
@@ -102,7 +104,7 @@ def _body(
     for i, layer in enumerate(layers):
         name = f"layer_{i}"
         if isinstance(layer, nn.ModuleList):
-            x = _heads(graph, list(layer), count, size if i == 0 else None, x)
+            x = _heads(graph, list(layer), count, x)
         elif isinstance(layer, nn.Linear):
             weight, bias = layer.weight[:, :size] if i == 0 else layer.weight, layer.bias
             if i == 0 and features.one_hot:
@@ -116,9 +118,7 @@ def _body(
     return x
 
 
-def _heads(graph: _Graph, heads: list[Any], count: int, size: int | None, x: str) -> str:
-    if size is not None:
-        raise ValueError("a policy without hidden layers cannot be exported; give net_arch one")
+def _heads(graph: _Graph, heads: list[Any], count: int, x: str) -> str:
     if len(heads) == 1:
         weight = graph.table("head.weight", heads[0].weight)
         bias = graph.table("head.bias", heads[0].bias)
@@ -167,9 +167,7 @@ def _own_actions(graph: _Graph, curriculum: Curriculum, skills: Sequence[str], x
     return graph.add("Add", x, graph.of_skill("skill_middle", middle))
 
 
-def _model(
-    graph: _Graph, x: str, parts: Layout | None, size: int, actions: int
-) -> onnx.ModelProto:
+def _model(graph: _Graph, x: str, parts: Layout | None, size: int, actions: int) -> onnx.ModelProto:
     graph.nodes[-1].output[0] = "action"
     sizes = {p.name: len(p.elements) for p in parts} if parts else {"observation": size}
     batch: str | int = 1 if parts else "n"
