@@ -91,6 +91,7 @@ class _Skill:
         self.stop = np.array(stop, np.float32)  # NaN keeps the last value
         row = np.zeros((1, size), np.float32)
         self.row: Array = row[0, : self.size]
+        self.views = [(n, self.row[s]) for n, s in zip(self.names, self.slices, strict=True)]
         self.feed = {"observation": row, "skill": np.array(entry["index"], np.int64)}
         sizes = {len(self.low), len(self.high), self.size}
         if len(sizes) > 1 or self.size > size or self.actions > actions:
@@ -114,21 +115,22 @@ class _Skill:
         elif isinstance(observation, Mapping):
             if tuple(observation) != self.names:
                 raise ValueError(self._misnamed(observation))
-            for name, where in zip(self.names, self.slices, strict=True):
-                self._fill(name, observation[name], where)
+            with np.errstate(over="ignore"):  # what overflows is infinite, which is a fault
+                for (name, view), value in zip(self.views, observation.values(), strict=True):
+                    self._fill(name, view, value)
         else:
-            self._fill("the observation", observation, slice(0, self.size))
+            with np.errstate(over="ignore"):
+                self._fill("the observation", self.row, observation)
 
-    def _fill(self, name: str, value: ArrayLike, where: slice) -> None:
-        width = where.stop - where.start
-        try:
-            array: NDArray[Any] = np.asarray(value, np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(f"skill {self.name!r}: {name} must be numbers") from None
-        if array.shape != (width,) and not (width == 1 and array.shape == ()):
-            raise ValueError(self._misshapen(name, array, width))
-        with np.errstate(over="ignore"):  # what overflows is infinite, which is a fault
-            self.row[where] = array
+    def _fill(self, name: str, view: Array, value: ArrayLike) -> None:
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+            try:
+                value = np.asarray(value, np.float64)
+            except (TypeError, ValueError):
+                raise ValueError(f"skill {self.name!r}: {name} must be numbers") from None
+        if value.shape != view.shape and not (len(view) == 1 and value.shape == ()):
+            raise ValueError(self._misshapen(name, value, len(view)))
+        view[:] = value
 
     def _misshapen(self, name: str, array: NDArray[Any], width: int) -> str:
         return f"skill {self.name!r}: {name} must have shape ({width},), got {array.shape}"
