@@ -172,8 +172,14 @@ class Policy:
         try:
             entries = bundle.contract["skills"]
             self._skills = {e["name"]: _Skill(e, size, self._width) for e in entries}
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise BundleError(bundle.path, f"{CONTRACT} is not valid: {error!r}") from None
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            raise BundleError(bundle.path, f"{CONTRACT} is not valid: {error}") from None
+        for name, entry in self._skills.items():
+            try:
+                self._session.run(None, entry.feed)  # now, not when a robot moves
+            except Exception as error:  # onnxruntime has no common class of errors
+                problem = f"{GRAPH} has no skill {name!r}: {_line(error)}"
+                raise BundleError(bundle.path, problem) from None
         self._slew = self._checked_slew()
         self.reset()
 
@@ -346,9 +352,12 @@ def _session(bundle: Bundle) -> onnxruntime.InferenceSession:
         if names != ["observation", "skill", "action"]:
             raise ValueError(f"its inputs and outputs are {', '.join(names)}")
     except Exception as error:  # onnxruntime has no common class of errors
-        line = " ".join(str(error).split())
-        raise BundleError(bundle.path, f"{GRAPH} cannot be run: {line}") from None
+        raise BundleError(bundle.path, f"{GRAPH} cannot be run: {_line(error)}") from None
     return session
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _bounds(parts: Sequence[Mapping[str, Any]], beyond: float, key: str) -> Array:

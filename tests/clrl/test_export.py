@@ -316,6 +316,24 @@ def test_a_graph_beyond_the_list_is_refused_however_it_is_sealed(whole: Path, ch
         deploy.load(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("index", 7, "has no skill 'press'"),
+        ("observation", [], "policy.json is not valid"),
+        ("control_hz", "fast", "policy.json is not valid"),
+    ],
+)
+def test_a_contract_that_does_not_fit_the_graph_is_refused(
+    whole: Path, key: str, value: Any, message: str
+) -> None:
+    contract = json.loads((whole / bundle.CONTRACT).read_text())
+    contract["skills"][1][key] = value
+    path = resealed(whole, policy_json=json.dumps(contract).encode())
+    with pytest.raises(BundleError, match=message):
+        deploy.load(path)
+
+
 def weights_of_another(model: Any) -> None:
     table = next(t for t in model.graph.initializer if t.name == "head.bias")
     table.raw_data = np.full(table.dims, 0.2, np.float32).tobytes()
