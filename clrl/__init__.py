@@ -1,7 +1,7 @@
 """clrl: continual reinforcement learning for robot skills.
 
 `import clrl` registers the skills with Gymnasium and loads neither torch nor MuJoCo; the functions
-below load them when first used.
+below load them when first used. With numpy and onnxruntime alone, `clrl.deploy` works.
 """
 
 from importlib import import_module
@@ -30,6 +30,8 @@ _register()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "deploy":
+        return import_module("clrl.deploy")
     if name not in _EXPORTS:
         raise AttributeError(f"module 'clrl' has no attribute {name!r}")
     return getattr(import_module(_EXPORTS[name]), name)

@@ -7,28 +7,26 @@
 Nothing here can run code on loading. The sums find damage; they are no signature.
 """
 
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 
+from clrl import sealed
 from clrl.packing import pack, unpack
+from clrl.sealed import MANIFEST, TEMPORARY
 
 FORMAT = 1
-TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+TENSORS, STATE = "state.safetensors", "state.json"
 
 _LOG = logging.getLogger(__name__)
-_TEMPORARY = ".tmp-"
 
 
 class CheckpointError(ValueError):
@@ -61,16 +59,11 @@ def write(path: Path, state: Mapping[Any, Any], info: Mapping[str, Any]) -> None
     """
     if os.path.lexists(path):
         raise FileExistsError(f"checkpoint {path} exists already")
-    if json.loads(_json(info)) != info:
+    if json.loads(sealed.to_json(info)) != info:
         raise TypeError(f"info of checkpoint {path} must be JSON values, which read back equal")
     packed, tensors = pack(state)
-    files = {TENSORS: safetensors.torch.save(tensors), STATE: _json(packed)}
-    sums = {file: _sum(data) for file, data in files.items()}
-    files[MANIFEST] = _sealed({"format": FORMAT, "files": sums, "info": dict(info)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _staged(path) as folder:
-        for file, data in files.items():  # the manifest last
-            _write_file(folder / file, data)
+    files = {TENSORS: safetensors.torch.save(tensors), STATE: sealed.to_json(packed)}
+    sealed.write(path, files, {"format": FORMAT, "info": dict(info)})
 
 
 def read(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
@@ -144,59 +137,19 @@ def clean(folder: Path) -> list[Path]:
     Returns:
         The directories that were removed.
     """
-    leftovers = sorted(folder.glob(f"{_TEMPORARY}*")) if folder.is_dir() else []
+    leftovers = sorted(folder.glob(f"{TEMPORARY}*")) if folder.is_dir() else []
     for leftover in leftovers:
         shutil.rmtree(leftover)
     return leftovers
 
 
-@contextmanager
-def _staged(path: Path) -> Iterator[Path]:
-    """A temporary directory that becomes `path` if the block succeeds, and vanishes if not."""
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir()
-        yield temporary
-        _sync_folder(temporary)
-        os.rename(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    try:
-        _sync_folder(path.parent)
-    except OSError:
-        # Whole, but perhaps not on the disk: the caller hears of a failure, so it must not stay.
-        os.rename(path, temporary)
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # Windows cannot open directories, and needs no sync for a rename
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _manifest(path: Path) -> dict[str, Any]:
     data = _read_file(path, MANIFEST)
     try:
-        manifest: dict[str, Any] = json.loads(data)
-        seal = manifest.pop("sha256", None)
-        is_intact = _sealed(manifest) == data
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(path, f"{MANIFEST} is not valid") from None
-    if seal is None or not is_intact:
+        manifest = sealed.read_manifest(data)
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from None
+    if manifest is None:
         raise CheckpointError(path, f"{MANIFEST} does not match its sha256")
     if manifest.get("format") != FORMAT:
         problem = f"{MANIFEST} has format {manifest.get('format')!r}, not {FORMAT}"
@@ -210,7 +163,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _verified(path: Path, file: str, manifest: Mapping[str, Any]) -> bytes:
     # These very bytes are decoded afterwards, so nothing can change between check and use.
     data = _read_file(path, file)
-    if manifest["files"][file] != _sum(data):
+    if manifest["files"][file] != sealed.summed(data):
         raise CheckpointError(path, f"{file} does not match its sha256")
     return data
 
@@ -220,19 +173,6 @@ def _read_file(path: Path, file: str) -> bytes:
         return (path / file).read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise CheckpointError(path, f"{file} is missing") from None
-
-
-def _sum(data: bytes) -> dict[str, Any]:
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _sealed(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest's bytes, its own sha256 included, so that an altered one is noticed too."""
-    return _json({**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()})
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, allow_nan=False) + "\n").encode()
 
 
 def _line(error: Exception) -> str:

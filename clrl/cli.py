@@ -34,11 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except ModuleNotFoundError as error:
+        raise SystemExit(_fail(_missing(error))) from None
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("CLRL_DEBUG"):
             raise
         hint = " (CLRL_DEBUG=1 shows where)" if type(error) is RuntimeError else ""
         raise SystemExit(_fail(str(error) + hint)) from None
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What to install for a package that a command lacks."""
+    extra = {"onnxruntime": "deploy", "onnx": "export"}.get(str(error.name), "train")
+    return f"{error.name} is not installed; pip install 'clrl[{extra}]'"
 
 
 def _fail(message: str) -> int:
@@ -113,6 +121,45 @@ def _play(options: argparse.Namespace) -> None:
 
     for path in play(Path(options.run), options.skill, options.episodes):
         print(path)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from clrl.envs.opengl import choose_backend
+
+    choose_backend()
+    from clrl.export import export, finished, write
+    from clrl.run import Run
+
+    if not options.out and not options.hub_dir:
+        raise ValueError("give --out, --hub-dir or both")
+    run = Run.open(options.run)
+    print(finished(run), file=sys.stderr if options.json else sys.stdout)
+    files = export(
+        run, min_retention=options.min_retention, allow_forgetting=options.allow_forgetting
+    )
+    if options.out:
+        write(Path(options.out), files)
+    missing = None
+    if options.hub_dir:
+        from clrl.hub import write_hub_folder
+
+        missing = write_hub_folder(Path(options.hub_dir), run, files)
+    if options.json:
+        written = {"out": options.out, "hub_dir": options.hub_dir, "files": sorted(files)}
+        print(json.dumps(written | {"no_replay": missing}))
+        return
+    print()
+    for path in filter(None, (options.out, options.hub_dir)):
+        print(path)
+    if missing:
+        print(missing)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from clrl.verify import show, verify
+
+    report = verify(options.bundle)
+    print(json.dumps(report) if options.json else show(report))
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -233,6 +280,36 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("run", help="the run's directory")
     play.add_argument("--skill", help="only this one")
     play.add_argument("--episodes", type=int, default=3, help="per skill")
+
+    export = _add(
+        commands,
+        "export",
+        _export,
+        "write a bundle for a robot, unless an earlier skill was forgotten",
+        "clrl export runs/arm3-1 --out bundles/arm3-1",
+    )
+    export.add_argument("run", help="the run's directory")
+    export.add_argument("--out", metavar="BUNDLE", help="the bundle, which must not exist")
+    export.add_argument("--hub-dir", metavar="DIR", help="a folder for Hugging Face, likewise")
+    export.add_argument(
+        "--min-retention",
+        type=float,
+        default=0.8,
+        metavar="X",
+        help="least share of its success that each earlier skill kept; 0.8 by default",
+    )
+    export.add_argument(
+        "--allow-forgetting", action="store_true", help="export all the same, and say so within"
+    )
+
+    verify = _add(
+        commands,
+        "verify",
+        _verify,
+        "check every file of a bundle, its golden pairs, limits and latency",
+        "clrl verify bundles/arm3-1",
+    )
+    verify.add_argument("bundle", help="its folder")
 
     _add(commands, "list", _list, "what there is to train and protect with", "clrl list --json")
     _add(commands, "doctor", _doctor, "versions, devices, and what is missing", "clrl doctor")

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 from clrl.envs.opengl import ADVICE, choose_backend
@@ -14,7 +15,8 @@ _EXTRAS = {
     "metaworld": "metaworld",
     "mujoco-warp": "gpu",
     "warp-lang": "gpu",
-    "onnxruntime": "export",
+    "onnx": "export",
+    "onnxruntime": "deploy",
     "ray": "sweep",
 }
 _DRAW = (
@@ -29,7 +31,7 @@ def examine() -> list[Finding]:
     """One finding for each thing: `name`, `ok`, `optional`, `detail`, and `fix` where not ok."""
     python = platform.python_version()
     findings = [_finding("python", sys.version_info >= (3, 11), python, "install Python 3.11+")]
-    findings += [_package(name, f"pip install {name}") for name in _NEEDED]
+    findings += [_package(name, "pip install 'clrl[train]'") for name in _NEEDED]
     if findings[1]["detail"] == "4.0.0":
         findings[1] |= {"ok": False, "fix": "4.0.0 has a solver bug: pip install mujoco==3.17.0"}
     findings += [
@@ -65,6 +67,8 @@ def _package(name: str, fix: str, optional: bool = False) -> Finding:
 
 
 def _cuda() -> Finding:
+    if find_spec("torch") is None:
+        return _finding("cuda", False, "no torch to ask", "not needed", optional=True)
     import torch
 
     if not torch.cuda.is_available():

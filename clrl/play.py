@@ -1,5 +1,6 @@
 """Videos of what an agent can do."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +29,40 @@ def play(path: Path, skill: str | None = None, episodes: int = 3) -> list[Path]:
         agent.skill_index(name)  # refuses before anything is filmed
         if not hasattr(run.curriculum[name], "model"):
             raise ValueError(f"skill {name!r} is a Gymnasium environment; film it with its own")
-    return [_film(run, agent, name, episodes) for name in names]
+    targets = [run.path / "videos" / f"{name}.mp4" for name in names]
+    for name, target in zip(names, targets, strict=True):
+        film(run, agent, [name], episodes, target)
+    return targets
 
 
-def _film(run: Run, agent: Any, name: str, episodes: int) -> Path:
+def film(run: Run, agent: Any, names: Sequence[str], episodes: int, target: Path) -> None:
+    """Film skills one after another into one file, at the speed of the first.
+
+    Raises:
+        RenderError: there is nothing to draw with.
+    """
     import imageio.v2 as imageio
 
+    first: Any = run.curriculum[names[0]]
+    camera = Camera(first.model)
+    camera.close()  # refuses before a file is made
+    target.parent.mkdir(exist_ok=True)
+    writer: Any = imageio.get_writer(target, fps=round(1.0 / first.dt), macro_block_size=1)
+    with writer as video:
+        for name in names:
+            _append(video, run, agent, name, episodes)
+
+
+def _append(video: Any, run: Run, agent: Any, name: str, episodes: int) -> None:
     skill: Any = run.curriculum[name]
-    target = run.path / "videos" / f"{name}.mp4"
     env: Any = run.curriculum.vec_env(name, 1, seed=0, threads=1)
     camera = Camera(skill.model)
     policy = agent.for_skill(name)
-    target.parent.mkdir(exist_ok=True)
     try:
-        writer: Any = imageio.get_writer(target, fps=round(1.0 / skill.dt), macro_block_size=1)
-        with writer as video:
-            observation = env.reset()
-            for _ in range(episodes * skill.horizon):
-                video.append_data(camera.shoot(env.episodes.world))
-                action, _ = policy.predict(observation, deterministic=True)
-                observation = env.step(action)[0]
+        observation = env.reset()
+        for _ in range(episodes * skill.horizon):
+            video.append_data(camera.shoot(env.episodes.world))
+            action, _ = policy.predict(observation, deterministic=True)
+            observation = env.step(action)[0]
     finally:
         camera.close()
-    return target

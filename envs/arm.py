@@ -8,6 +8,7 @@ import mujoco
 import torch
 from torch import Tensor
 
+from clrl.envs.layout import XYZ, Layout, Part
 from clrl.envs.skill import Skill, between, box, constant
 from clrl.envs.world import World
 
@@ -23,6 +24,22 @@ _DIAL = ((0.40, -0.30), (0.48, -0.24))
 _BUTTON = ((0.40, 0.22), (0.48, 0.30))
 _BOUND = 10.0  # of every observation, in its unit; nothing in the scene comes near it
 _SCENE_DRAWS = 10  # random numbers the scene takes; a skill's goal has the rest
+
+_OBSERVATION: Layout = (
+    Part("hand", XYZ, "m", "middle of the fingertips", kind="state/body/position"),
+    Part("hand_velocity", XYZ, "m/s", kind="state/body/linear_velocity"),
+    Part("fingers", ("travel",), "m", "mean travel of the fingers, 0 closed"),
+    Part("object", XYZ, "m", "the skill's object", kind="state/body/position"),
+    Part("object_from_hand", XYZ, "m", "object minus hand", kind="state/vector3d"),
+    Part("object_velocity", XYZ, "m/s", kind="state/body/linear_velocity"),
+    Part("mechanism", ("travel",), "1", "travel of the object's joint, 0 rest, 1 end stop"),
+    Part("goal", XYZ, "m", "where the object belongs", kind="command/body/target_position"),
+    Part("goal_from_object", XYZ, "m", "goal minus object", kind="state/vector3d"),
+)
+_ACTION: Layout = (
+    Part("hand_displacement", XYZ, "m", "target of the hand, from where it is", scale=_REACH),
+    Part("gripper", ("closing",), "1", "-1 open, 1 closed", stop=None),  # a stop drops nothing
+)
 
 
 class ArmSkill(Skill):
@@ -63,6 +80,9 @@ class ArmSkill(Skill):
     contacts = 32
     observation_space = box(-_BOUND, _BOUND, 23)
     action_space = box(-1.0, 1.0, 4)
+    observation_layout = _OBSERVATION
+    action_layout = _ACTION
+    axes = "robot base: x away from the robot, z up, right-handed"
 
     @property
     def model(self) -> mujoco.MjModel:

@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,9 @@ def unknown_skill(name: str) -> str:
 
 
 def register() -> None:
-    """Register every skill with Gymnasium as `clrl/<id>-v0`."""
+    """Register every skill with Gymnasium, where that is installed, as `clrl/<id>-v0`."""
+    if find_spec("gymnasium") is None:
+        return
     import gymnasium as gym
 
     for name in SKILLS:

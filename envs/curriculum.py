@@ -169,7 +169,7 @@ class Curriculum:
     def observation_space(self) -> spaces.Box:
         """The one observation space, padded to the longest where they differ."""
         first = self.skills[0].observation_space
-        if not self._padded:
+        if not self.is_padded:
             return first
         return box(-float("inf"), float("inf"), max(_size(s.observation_space) for s in self))
 
@@ -177,10 +177,11 @@ class Curriculum:
     def action_space(self) -> spaces.Box:
         """The one action space; [-1, 1] to the longest where they differ."""
         first = self.skills[0].action_space
-        return box(-1.0, 1.0, max(_size(s.action_space) for s in self)) if self._padded else first
+        return box(-1.0, 1.0, max(_size(s.action_space) for s in self)) if self.is_padded else first
 
     @property
-    def _padded(self) -> bool:
+    def is_padded(self) -> bool:
+        """Whether its skills differ in their spaces, so that they are padded to common ones."""
         first = self.skills[0]
         return any(
             skill.observation_space != first.observation_space
@@ -200,7 +201,7 @@ class Curriculum:
     ) -> VecEnv:
         """N environments of one skill, in the curriculum's spaces."""
         env = self[name].vec_env(n, seed=seed, threads=threads, stagger=stagger, device=device)
-        if self._padded:
+        if self.is_padded:
             return PaddedVecEnv(env, self.observation_space, self.action_space)
         return env
 

@@ -72,6 +72,7 @@ class GymSkill:
         env = self._make()
         self.observation_space: spaces.Box = env.observation_space  # type: ignore[assignment]
         self.action_space: spaces.Box = env.action_space  # type: ignore[assignment]
+        self.dt: float | None = getattr(env.unwrapped, "dt", None)  # seconds per control step
         env.reset(seed=0)
         info = env.step(env.action_space.sample())[4]
         env.close()

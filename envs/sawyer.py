@@ -7,6 +7,7 @@ import mujoco
 import torch
 from torch import Tensor
 
+from clrl.envs.layout import XYZ, Layout, Part
 from clrl.envs.sawyer_model import BEFORE, START, TARGET, Settled, assets, settle
 from clrl.envs.shaping import NEAR, distance, hamacher, long_tail
 from clrl.envs.skill import Skill, Terms, between, box, constant
@@ -19,6 +20,29 @@ _HAND_LOW, _HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)  # of the 
 XZ = slice(0, 3, 2)  # two of three axes; a list would be copied to the device at every use
 _TRIES = 12  # draws of a start and goal that must lie apart; all fail once in 10^8 resets
 Box3 = tuple[tuple[float, ...], tuple[float, ...]]
+_POSE = (*XYZ, "q0", "q1", "q2", "q3")
+_TURN = "position, and quaternion in the skill's own order"
+
+
+def _seen(when: str) -> Layout:
+    """The layout of one frame."""
+    return (
+        Part(f"hand{when}", XYZ, "m", kind="state/body/position"),
+        Part(f"gripper{when}", ("opening",), "1", "0 closed, 1 open"),
+        Part(f"object{when}", _POSE, "m, 1", _TURN),
+        Part(f"second{when}", _POSE, "m, 1", "second object, zeros for none"),
+    )
+
+
+_OBSERVATION: Layout = (
+    *_seen(""),
+    *_seen("_before"),  # one control step earlier
+    Part("goal", XYZ, "m", "where the object belongs", kind="command/body/target_position"),
+)
+_ACTION: Layout = (
+    Part("hand_displacement", XYZ, "m", "step of the hand's target", scale=_STEP),
+    Part("gripper", ("closing",), "1", "closing effort, -1 to 1", stop=None),  # drop nothing
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +143,9 @@ class SawyerSkill(Skill):
     parameters = ("body_pos", "site_pos")
     observation_space = box(-_BOUND, _BOUND, 39)
     action_space = box(-1.0, 1.0, 4)
+    observation_layout = _OBSERVATION
+    action_layout = _ACTION
+    axes = "Meta-World's world: y away from the robot, z up, right-handed"
 
     def __init__(self, reward: str = "v2", **protocol: Any) -> None:
         """Choose the reward.

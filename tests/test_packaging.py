@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import zipfile
+from email import message_from_string
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +28,20 @@ def test_the_wheel_holds_four_packages_and_the_scene(wheel: Path) -> None:
     for name in ("cli.py", "envs/arm.py", "agents/ppo.py", "eval/metrics.py", "py.typed"):
         assert f"clrl/{name}" in names
     assert "clrl/envs/assets/arm.xml" in names
+
+
+def test_a_robot_needs_no_trainer(wheel: Path) -> None:
+    """Requirements of clrl[deploy], as pip reads them from the wheel."""
+    archive = zipfile.ZipFile(wheel)
+    text = archive.read(next(n for n in archive.namelist() if n.endswith("METADATA"))).decode()
+    found = [Requirement(v) for v in message_from_string(text).get_all("Requires-Dist", [])]
+    needed = {
+        extra: {r.name for r in found if r.marker is None or r.marker.evaluate({"extra": extra})}
+        for extra in ("", "deploy", "train")
+    }
+    assert needed[""] == {"numpy"}
+    assert needed["deploy"] == {"numpy", "onnxruntime"}
+    assert {"torch", "stable-baselines3", "mujoco"} <= needed["train"]
 
 
 def test_the_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clrl import checkpoint
+from clrl import checkpoint, sealed
 from clrl.checkpoint import CheckpointError
 
 STATE: dict[str, Any] = {
@@ -58,7 +58,7 @@ def inject(monkeypatch: pytest.MonkeyPatch, at: int, fault: Fault, after: bool =
 
     for step in ("mkdir", "fsync", "rename"):
         monkeypatch.setattr(os, step, failing(getattr(os, step)))
-    monkeypatch.setattr(checkpoint, "open", failing(builtins.open), raising=False)
+    monkeypatch.setattr(sealed, "open", failing(builtins.open), raising=False)
 
 
 def full_disk() -> None:
@@ -219,7 +219,7 @@ def test_every_flipped_byte_is_noticed(old: Path, file: str) -> None:
 
 def test_an_unknown_format_is_refused(old: Path) -> None:
     manifest = {"format": 2, "files": {}, "info": {}}
-    (old / "manifest.json").write_bytes(checkpoint._sealed(manifest))
+    (old / "manifest.json").write_bytes(sealed.seal(manifest))
     with pytest.raises(CheckpointError, match=r"manifest.json has format 2, not 1"):
         checkpoint.info(old)
 
@@ -228,7 +228,7 @@ def test_an_unknown_format_is_refused(old: Path) -> None:
     "manifest", [{"format": 1}, {"format": 1, "files": [], "info": {}}, {"format": 1, "files": {}}]
 )
 def test_a_manifest_with_other_entries_is_refused(old: Path, manifest: dict[str, Any]) -> None:
-    (old / "manifest.json").write_bytes(checkpoint._sealed(manifest))
+    (old / "manifest.json").write_bytes(sealed.seal(manifest))
     with pytest.raises(CheckpointError, match=r"manifest.json has other entries than format 1"):
         checkpoint.read(old)
 
@@ -248,9 +248,9 @@ def test_a_manifest_with_other_entries_is_refused(old: Path, manifest: dict[str,
 def test_a_forged_checkpoint_is_refused(old: Path, file: str, data: bytes) -> None:
     manifest = json.loads((old / "manifest.json").read_bytes())
     del manifest["sha256"]
-    manifest["files"][file] = checkpoint._sum(data)
+    manifest["files"][file] = sealed.summed(data)
     (old / file).write_bytes(data)
-    (old / "manifest.json").write_bytes(checkpoint._sealed(manifest))
+    (old / "manifest.json").write_bytes(sealed.seal(manifest))
     with pytest.raises(CheckpointError, match=f"{file} is not valid: ") as refusal:
         checkpoint.read(old)
     assert "\n" not in str(refusal.value)

@@ -1,0 +1,107 @@
+"""Folders that are either whole or not there, and say what belongs in them.
+
+Their manifest seals itself and holds size and sha256 of every other file. The sums find damage;
+they are no signature. Loads nothing but the standard library.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp-"
+
+
+def write(path: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
+    """Write a new folder; it appears whole and on the disk, or not at all.
+
+    Args:
+        path: The folder, which must not exist; missing parents are made.
+        files: Name and content of each file.
+        manifest: What to say besides `files`; JSON values.
+
+    Raises:
+        OSError: It cannot be written; nothing is left behind.
+    """
+    sums = {file: summed(data) for file, data in files.items()}
+    whole = seal({**manifest, "files": sums})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _staged(path) as folder:
+        for file, data in files.items():
+            _write_file(folder / file, data)
+        _write_file(folder / MANIFEST, whole)  # last
+
+
+def read_manifest(data: bytes) -> dict[str, Any] | None:
+    """What a manifest says, or None where it does not match its own sha256.
+
+    Raises:
+        ValueError: it is no manifest.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        digest = manifest.pop("sha256", None)
+        is_intact = seal(manifest) == data
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{MANIFEST} is not valid") from None
+    return manifest if digest is not None and is_intact else None
+
+
+def summed(data: bytes) -> dict[str, Any]:
+    """Size and sha256 of a file."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def seal(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest's bytes, its own sha256 included, so that an altered one is noticed too."""
+    digest = hashlib.sha256(to_json(manifest)).hexdigest()
+    return to_json({**manifest, "sha256": digest})
+
+
+def to_json(value: Any) -> bytes:
+    """One line of JSON, without NaN."""
+    return (json.dumps(value, allow_nan=False) + "\n").encode()
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `path` if the block succeeds, and vanishes if not."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        _sync_folder(temporary)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    try:
+        _sync_folder(path.parent)
+    except OSError:
+        # Whole, but perhaps not on the disk: the caller hears of a failure, so it must not stay.
+        os.rename(path, temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # Windows cannot open directories, and needs no sync for a rename
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
