@@ -81,7 +81,8 @@ def tensor_env(env: Any) -> TensorEnv | None:
 
 def bounds(space: Any, device: torch.device) -> tuple[Tensor, Tensor]:
     """Least and largest action, (act,) each."""
-    return torch.as_tensor(space.low, device=device), torch.as_tensor(space.high, device=device)
+    low, high = (torch.as_tensor(bound) for bound in (space.low, space.high))
+    return low.to(device, non_blocking=True), high.to(device, non_blocking=True)
 
 
 def record_episodes(agent: Any, ended: list[Ended]) -> None:

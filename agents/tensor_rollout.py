@@ -38,7 +38,7 @@ class TensorRolloutBuffer(RolloutBuffer):
         """Forget the rollout."""
         super().reset()
         for name in ("observations", "actions", "rewards", "episode_starts", "values", "log_probs"):
-            setattr(self, name, torch.from_numpy(getattr(self, name)).float().to(self.device))
+            setattr(self, name, torch.zeros(getattr(self, name).shape, device=self.device))
         self.advantages, self.returns = (torch.zeros_like(self.values) for _ in range(2))
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: NDArray[Any]) -> None:
