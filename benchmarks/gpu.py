@@ -46,7 +46,8 @@ Result = dict[str, Any]
 
 def tests(options: Any) -> Result:
     """What pytest says of the tests that need a GPU; RuntimeError where one fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/envs/test_warp_world.py"]
+    files = ("tests/envs/test_warp_world.py", "tests/clrl/test_device_learning.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *files]
     done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stdout[-2000:])

@@ -24,6 +24,7 @@ from clrl.agents import (
 from clrl.agents.buffer import COLUMNS
 from clrl.agents.tensor_env import tensor_env
 from clrl.envs import make_skill
+from clrl.packing import pack, unpack
 from clrl.run import Run
 
 pytest.importorskip("mujoco_warp")
@@ -273,3 +274,36 @@ def _final(run: Run) -> dict[str, Any]:
     assert path is not None
     state: dict[str, Any] = checkpoint.read(path)[0]["agent"]
     return state
+
+
+def test_an_agent_that_learned_in_tensors_is_saved_and_learns_on(
+    kind: str, env: Any, tmp_path: Path
+) -> None:
+    agent, _ = learned(kind, env)
+    agent.save(tmp_path / "agent.zip")
+    again = AGENTS[kind].load(tmp_path / "agent.zip", env, device="cpu")
+    observation = np.zeros((1, *env.observation_space.shape), np.float32)
+    actions = [a.predict(observation, deterministic=True)[0] for a in (agent, again)]
+    np.testing.assert_array_equal(*actions)
+    again.learn(12 * N, reset_num_timesteps=False)
+    assert again.num_timesteps == agent.num_timesteps + 12 * N
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_learns_two_skills_and_goes_on_from_a_state(kind: str) -> None:
+    def build() -> Any:
+        protect = [make_protection(name) for name in ("ewc", "distill", "replay")]
+        return make(kind, gpu, device="cuda", protect=protect)
+
+    gpu = make_skill("arm-reach", horizon=HORIZON).vec_env(N, device="cuda", stagger=3)
+    agent = build()
+    for name in ("one", "two"):
+        agent.begin_skill(name, gpu, 2 * 12 * N)
+        agent.learn(2 * 12 * N, reset_num_timesteps=False)
+        agent.end_skill()
+    assert all(column.is_cuda for column in agent.fresh().values())
+    again = build()
+    again.load_train_state(unpack(*pack(agent.train_state())))
+    again.learn(2 * 12 * N, reset_num_timesteps=False)
+    assert all(p.is_cuda and bool(p.isfinite().all()) for p in again.policy.parameters())
