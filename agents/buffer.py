@@ -59,13 +59,35 @@ class TensorReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """Store one transition of every environment, (n_envs, ...) each."""
-        limits = [info.get("TimeLimit.truncated", False) for info in infos]
-        timeout = limits if self.handle_timeout_termination else [False] * self.n_envs
+        cut = np.array([info.get("TimeLimit.truncated", False) for info in infos], dtype=bool)
+        columns = (obs, next_obs, action, reward, done, cut)
+        self.add_tensors(*(torch.as_tensor(np.asarray(column)) for column in columns))
+
+    def add_tensors(
+        self,
+        obs: Tensor,
+        next_obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        done: Tensor,
+        cut: Tensor,
+    ) -> None:
+        """Store one transition of every environment, (n_envs, ...) each, on any device.
+
+        Args:
+            obs: Where it began.
+            next_obs: Where it led, the last of an episode where that ended.
+            action: Scaled to [-1, 1].
+            reward: What it gave.
+            done: Whether it ended an episode.
+            cut: Whether a time limit did that.
+        """
+        timeout = cut if self.handle_timeout_termination else torch.zeros_like(cut)
         for name, value in zip(
             COLUMNS, (obs, next_obs, action, reward, done, timeout), strict=True
         ):
             row = getattr(self, name)[self.pos]
-            row.copy_(torch.as_tensor(np.asarray(value)).reshape(row.shape))
+            row.copy_(value.reshape(row.shape), non_blocking=True)
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full, self.pos = True, 0

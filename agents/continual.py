@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from torch import Tensor, nn
 
-from clrl.agents.guard import Guard, check_gradients, check_weights
+from clrl.agents.guard import (
+    Guard,
+    NumericalError,
+    Unread,
+    check_gradients,
+    check_weights,
+    message,
+)
 from clrl.agents.linear import speed_up
 from clrl.agents.protection import Protection, add_gradient
 
@@ -55,6 +62,7 @@ class Continual(_Base):
         protections: What guards the earlier ones.
         protection_seconds: Time spent in protections.
         updates: "fast", or "sb3" for SB3's own code.
+        unread: What checks found on a device during `train()`, which reads it when it ends.
     """
 
     policy: Any
@@ -71,6 +79,7 @@ class Continual(_Base):
         self.updates = updates
         self.protections = list(protect)
         self.skills: list[str] = []
+        self.unread = Unread()
         self.protection_seconds = 0.0
         self._skill_start = 0
         self._skill_steps: int | None = None
@@ -180,9 +189,9 @@ class Continual(_Base):
 
     def visited(self, count: int) -> Tensor:
         """Up to `count` observations of the skill's experience, without replacement, (n, obs)."""
-        rows = self._experience()
+        rows = torch.as_tensor(self._experience())
         keep = torch.randperm(len(rows), generator=self._generator)[:count]
-        return torch.as_tensor(rows[keep.numpy()], device=self.device).float()
+        return rows[keep.to(rows.device)].to(self.device).float()
 
     @property
     def protection_bytes(self) -> int:
@@ -219,6 +228,10 @@ class Continual(_Base):
             check_weights(self, optimizer, name)
 
         return after
+
+    def _stop_if_broken(self) -> None:
+        if quantity := self.unread.read():
+            raise NumericalError(message(self, quantity))
 
     def _protect(self, hook: str) -> None:
         start = time.perf_counter()
@@ -259,7 +272,7 @@ class Continual(_Base):
             "last_obs": self._last_obs,
             "last_episode_starts": self._last_episode_starts,
             "episodes": [list(self.ep_info_buffer or []), list(self.ep_success_buffer or [])],
-            "random": _get_random(self.action_space),
+            "random": _get_random(self.action_space, self.device),
         }
 
     def load_train_state(self, state: dict[str, Any]) -> None:
@@ -285,12 +298,12 @@ class Continual(_Base):
                 f"the agent has {len(self.protections)}"
             )
         for protection, saved in zip(self.protections, state["protections"], strict=True):
-            protection.load_state_dict(saved)
+            protection.load_state_dict(_placed(saved, self.device))
         self._generator.set_state(state["generator"])
         self._last_obs = state["last_obs"]
         self._last_episode_starts = state["last_episode_starts"]
         self._init_episode_buffers(*state["episodes"])
-        _set_random(state["random"], self.action_space)
+        _set_random(state["random"], self.action_space, self.device)
 
     def _init_episode_buffers(self, infos: list[Any], successes: list[Any]) -> None:
         size = self._stats_window_size
@@ -298,7 +311,7 @@ class Continual(_Base):
         self.ep_success_buffer = deque(successes, maxlen=size)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_generator"]
+        return [*super()._excluded_save_params(), "_generator", "unread"]
 
 
 class SkillPolicy:
@@ -329,21 +342,37 @@ class SkillPolicy:
         return result
 
 
-def _get_random(action_space: Any) -> dict[str, Any]:
+def _placed(state: Any, device: torch.device) -> Any:
+    """A nested state, which comes from a file on the CPU, with its floats on a device.
+
+    What is no float, such as a generator's state, stays.
+    """
+    if isinstance(state, dict):
+        return {key: _placed(value, device) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [_placed(value, device) for value in state]
+    floats = isinstance(state, Tensor) and state.is_floating_point()
+    return state.to(device) if floats else state
+
+
+def _get_random(action_space: Any, device: torch.device) -> dict[str, Any]:
     version, internal, gauss = random.getstate()
     # SB3 samples batches with NumPy's global generator.
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    return {
+    state = {
         "python": [version, list(internal), gauss],
         "numpy": [kind, keys, position, has_gauss, cached],
         "torch": torch.get_rng_state(),
         "action_space": action_space.np_random.bit_generator.state,
     }
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-def _set_random(state: dict[str, Any], action_space: Any) -> None:
+def _set_random(state: dict[str, Any], action_space: Any, device: torch.device) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     action_space.np_random.bit_generator.state = state["action_space"]
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -58,6 +58,7 @@ class PolicyDistillation(Protection):
         observations, teachers = {}, []
         for skill, columns in self.memory.items():
             rows = torch.randint(len(columns[0]), (share,), generator=self.generator)
+            rows = rows.to(columns[0].device, non_blocking=True)
             observations[skill], *teacher = (column[rows] for column in columns)
             teachers.append(teacher)
         mean, log_std = (torch.cat(parts) for parts in zip(*teachers, strict=True))

@@ -76,7 +76,7 @@ class SkillFeatures(BaseFeaturesExtractor):
         if not self.normalize:
             return
         batch = observations.flatten(start_dim=1).double()
-        old = float(self.count[self.active])
+        old = self.count[self.active]  # float64, not read: that would wait for a device
         total = old + len(batch)
         mean, var = self.mean[self.active].double(), self.var[self.active].double()
         delta = batch.mean(dim=0) - mean

@@ -13,8 +13,36 @@ class NumericalError(RuntimeError):
     """A NaN or an infinity in an observation, a reward, a loss or a weight."""
 
 
+class Unread:
+    """Findings on a device that nobody has looked at yet, since a look makes the host wait."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Tensor] = {}
+
+    def add(self, quantity: str, total: Tensor) -> None:
+        """Note a sum that is finite where all of a quantity's numbers are."""
+        bad = ~torch.isfinite(total)
+        before = self._found.get(quantity)
+        self._found[quantity] = bad if before is None else bad | before
+
+    def read(self) -> str | None:
+        """The first quantity found not finite since the last look, if there is one."""
+        found, self._found = self._found, {}
+        if not found:
+            return None
+        bad = torch.stack(list(found.values())).tolist()
+        return next((quantity for quantity, is_bad in zip(found, bad, strict=True) if is_bad), None)
+
+
 class Guard(BaseCallback):
-    """Looks at what the environment returns before the policy sees it."""
+    """Looks at what the environment returns before the policy is trained on it.
+
+    Arrays are looked at in every step; tensors, which may lie on a device, when the rollout ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unread = Unread()
 
     def _on_training_start(self) -> None:
         if not _finite(list(self.model.policy.parameters())):
@@ -28,28 +56,49 @@ class Guard(BaseCallback):
         self._check("reward", self.locals["rewards"])
         return True
 
+    def _on_rollout_end(self) -> None:
+        if quantity := self._unread.read():
+            raise NumericalError(message(self.model, quantity, "in the rollout that ended"))
+
     def _check(self, quantity: str, values: Any) -> None:
-        if not np.isfinite(values).all():
+        if isinstance(values, Tensor):
+            self._unread.add(quantity, values.sum())
+        elif not np.isfinite(values).all():
             raise NumericalError(message(self.model, quantity))
 
 
 def check_gradients(agent: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
-    """Raise NumericalError where a gradient about to be applied is not finite."""
+    """Raise NumericalError where a gradient about to be applied is not finite.
+
+    On a device it is noted in `agent.unread` instead.
+    """
     gradients = [p.grad for p in _parameters(optimizer) if p.grad is not None]
-    if gradients and not _finite(gradients):
-        raise NumericalError(message(agent, f"gradient of the {name} loss"))
+    if gradients:
+        _check(agent, gradients, f"gradient of the {name} loss")
 
 
 def check_weights(agent: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
-    """Raise NumericalError where a weight is not finite."""
-    if not _finite(_parameters(optimizer)):
-        raise NumericalError(message(agent, f"weight of the {name}"))
+    """The same for weights."""
+    _check(agent, _parameters(optimizer), f"weight of the {name}")
 
 
-def message(agent: Any, quantity: str) -> str:
+def message(agent: Any, quantity: str, when: str = "") -> str:
     """One line that names skill, quantity and step."""
     skill = f"skill {agent.skills[-1]!r}: " if agent.skills else ""
-    return f"{skill}{quantity} is not finite at step {agent.num_timesteps}; training stopped"
+    where = f"{when} at step {agent.num_timesteps}".strip()
+    return f"{skill}{quantity} is not finite {where}; training stopped"
+
+
+def _check(agent: Any, tensors: list[Tensor], quantity: str) -> None:
+    if on_device(tensors[0]):
+        agent.unread.add(quantity, _sum(tensors))
+    elif not _finite(tensors):
+        raise NumericalError(message(agent, quantity))
+
+
+def on_device(tensor: Tensor) -> bool:
+    """Whether reading a number of it makes the host wait."""
+    return tensor.device.type != "cpu"
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -57,5 +106,9 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _finite(tensors: list[Tensor]) -> bool:
+    return math.isfinite(_sum(tensors).item())
+
+
+def _sum(tensors: list[Tensor]) -> Tensor:
     # A sum is finite only if all its terms are; one sum of all tensors is the quickest look.
-    return math.isfinite(torch.cat([t.detach().flatten() for t in tensors]).sum().item())
+    return torch.cat([t.detach().flatten() for t in tensors]).sum()

@@ -17,7 +17,11 @@ from clrl.agents.heads import MultiHeadPPOPolicy
 from clrl.agents.rollout import collect
 from clrl.agents.rows import Rows
 from clrl.agents.surrogate import Surrogate
+from clrl.agents.tensor_env import tensor_env
+from clrl.agents.tensor_rollout import TensorRolloutBuffer
+from clrl.agents.tensor_rollout import collect as collect_tensors
 
+_BUFFERS = (RolloutBuffer, TensorRolloutBuffer)
 _DIVERGENCE = 4  # its place among the figures of an update
 
 
@@ -30,24 +34,47 @@ class ContinualPPO(Continual, PPO):
     With `updates="fast"` rollouts and updates are those of SB3 up to rounding, computed without a
     graph. With `updates="sb3"`, and with policies of another make, they are SB3's own; with the
     former, without protections and with one skill, this is SB3's PPO to the bit.
+
+    Where the environment's worlds live on a device (`TensorEnv`), so do fast rollouts and updates,
+    and `rollout_buffer` holds tensors.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadPPOPolicy}
 
     def _networks(self) -> ActorCritic | None:
         """The networks to run by hand, or None where SB3 does its own."""
-        if self.updates == "sb3" or type(self.rollout_buffer) is not RolloutBuffer:
+        if self.updates == "sb3" or type(self.rollout_buffer) not in _BUFFERS:
             return None
         return ActorCritic.of(self.policy)
 
     def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, str]]:
         return {"policy": (self.policy.optimizer, "update")}
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        on_device = tensor_env(self.env) is not None and self._networks() is not None
+        kind = _BUFFERS[on_device]
+        if type(self.rollout_buffer) in _BUFFERS and type(self.rollout_buffer) is not kind:
+            self.rollout_buffer = kind(
+                self.n_steps,
+                self.observation_space,
+                self.action_space,
+                self.device,
+                self.gae_lambda,
+                self.gamma,
+                self.n_envs,
+            )
+        return super()._setup_learn(*args, **kwargs)
+
     def collect_rollouts(
         self, env: Any, callback: Any, rollout_buffer: Any, n_rollout_steps: int
     ) -> bool:
         """Collect as SB3 does, then show the protections what came."""
-        if networks := self._networks():
+        networks, on_device = self._networks(), tensor_env(env)
+        if networks and on_device:
+            going_on = collect_tensors(
+                self, networks, on_device, callback, rollout_buffer, n_rollout_steps
+            )
+        elif networks:
             going_on = collect(self, networks, env, callback, rollout_buffer, n_rollout_steps)
         else:
             going_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
@@ -66,6 +93,7 @@ class ContinualPPO(Continual, PPO):
             super().train()
         self.policy.features.update(torch.as_tensor(self._experience(), device=self.device))
         self.logger.record("train/std", self.policy.active_log_std.exp().mean().item())
+        self._stop_if_broken()
 
     def _train(self, networks: ActorCritic) -> None:
         self.policy.set_training_mode(True)
@@ -117,7 +145,10 @@ class ContinualPPO(Continual, PPO):
         last = epochs[-1][-1]
         total = last[0] + loss.vf_coef * last[1] + loss.ent_coef * last[2]
         buffer = self.rollout_buffer
-        explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
+        columns = (buffer.values, buffer.returns)
+        explained = explained_variance(
+            *(torch.as_tensor(c).flatten().cpu().numpy() for c in columns)
+        )
         self.logger.record("train/entropy_loss", entropy)
         self.logger.record("train/policy_gradient_loss", policy)
         self.logger.record("train/value_loss", value)
@@ -139,6 +170,6 @@ class ContinualPPO(Continual, PPO):
             "advantage": torch.as_tensor(buffer.advantages).flatten(0, 1).float(),
         }
 
-    def _experience(self) -> NDArray[Any]:
+    def _experience(self) -> Any:
         observations = self.rollout_buffer.observations
         return observations.reshape(-1, observations.shape[-1])

@@ -133,7 +133,8 @@ class ReservoirReplay(Protection):
         parts = [r.sample(share, self.generator) for r in self.reservoirs.values()]
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         scale = torch.tensor([self.scale[skill] for skill in self.reservoirs])
-        return rows, scale.repeat_interleave(share)[:, None]
+        scale = scale.repeat_interleave(share)[:, None]
+        return rows, scale.to(rows["observation"].device, non_blocking=True)
 
     def _rehearsal(self, learner: Learner, rows: dict[str, Tensor]) -> Rehearsal:
         skills = list(self.reservoirs)

@@ -11,7 +11,7 @@ class Reservoir:
 
     Row t of the stream, counted from 0, takes slot t while there is room, and afterwards a slot
     drawn from 0..t if that is below the capacity. Every row ever added is kept with the same
-    probability.
+    probability. Rows stay on the device that they come from.
 
     Attributes:
         capacity: Most rows it keeps.
@@ -38,15 +38,17 @@ class Reservoir:
         # Where several rows of a batch draw one slot the last of them stays, as one at a time.
         slots, last = _last_of_each(slot)
         kept = slots < self.capacity
-        self._store(slots[kept], {name: column[last[kept]] for name, column in rows.items()})
+        self._store(slots[kept], last[kept], rows)
         self.seen += batch
 
-    def _store(self, slots: Tensor, rows: dict[str, Tensor]) -> None:
+    def _store(self, slots: Tensor, chosen: Tensor, rows: dict[str, Tensor]) -> None:
+        device = next(iter(rows.values())).device
+        slots, chosen = (index.to(device, non_blocking=True) for index in (slots, chosen))
         for name, column in rows.items():
             if name not in self.columns:
                 shape = (self.capacity, *column.shape[1:])
-                self.columns[name] = torch.zeros(shape, dtype=column.dtype)
-            self.columns[name][slots] = column
+                self.columns[name] = torch.zeros(shape, dtype=column.dtype, device=device)
+            self.columns[name][slots] = column[chosen]
 
     def shrink(self, capacity: int, generator: torch.Generator) -> None:
         """Keep a uniform sample of `capacity` of the rows; what was seen stays counted."""
@@ -65,6 +67,7 @@ class Reservoir:
         if not len(self):
             raise ValueError("cannot sample from an empty reservoir")
         rows = torch.randint(len(self), (count,), generator=generator)
+        rows = rows.to(next(iter(self.columns.values())).device, non_blocking=True)
         return {name: column[rows] for name, column in self.columns.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
@@ -37,7 +36,7 @@ class Rows:
     def of(buffer: RolloutBuffer, features: SkillFeatures) -> "Rows":
         """The rows of a full buffer, in the order in which SB3 numbers them."""
 
-        def column(array: NDArray[Any]) -> Tensor:
+        def column(array: Any) -> Tensor:
             flat = array if buffer.generator_ready else buffer.swap_and_flatten(array)
             return torch.as_tensor(flat, dtype=torch.float32, device=buffer.device)
 
@@ -47,9 +46,14 @@ class Rows:
         return Rows(seen, column(buffer.actions), *(column(one).flatten() for one in ones))
 
     def shuffled(self, size: int) -> Iterator["Rows"]:
-        """All rows once in a random order, `size` at a time, drawn as SB3 draws them."""
-        # SB3 draws with NumPy's global generator.
-        order = torch.from_numpy(np.random.permutation(len(self.value)))  # noqa: NPY002
-        order = order.to(self.value.device)
+        """All rows once in a random order, `size` at a time; on the CPU drawn as SB3 draws."""
+        order = _permutation(len(self.value), self.value.device)
         columns = (getattr(self, f.name).index_select(0, order) for f in fields(self))
         yield from (Rows(*part) for part in zip(*(c.split(size) for c in columns), strict=True))
+
+
+def _permutation(count: int, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.randperm(count, device=device)
+    # SB3 draws with NumPy's global generator.
+    return torch.from_numpy(np.random.permutation(count))  # noqa: NPY002

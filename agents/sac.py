@@ -15,6 +15,8 @@ from clrl.agents.buffer import COLUMNS, TensorReplayBuffer, is_vector
 from clrl.agents.continual import Continual
 from clrl.agents.heads import MultiHeadSACPolicy
 from clrl.agents.rehearsal import Rehearsal
+from clrl.agents.tensor_env import TensorEnv, tensor_env
+from clrl.agents.tensor_steps import collect as collect_tensors
 
 
 class ContinualSAC(Continual, SAC):
@@ -23,6 +25,9 @@ class ContinualSAC(Continual, SAC):
     A new skill starts with an empty replay buffer, fresh optimiser moments and its own temperature;
     the critics' trunk is kept and left free. With `updates="sb3"`, without protections and with one
     skill it is SB3's SAC to the bit; the default takes the same steps faster, see `sac_update`.
+
+    Where the environment's worlds live on a device (`TensorEnv`) the default keeps transitions
+    there from the step to the update. Action noise and other replay buffers go SB3's way.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadSACPolicy}
@@ -90,20 +95,29 @@ class ContinualSAC(Continual, SAC):
         buffer: Any = self.replay_buffer
         if self.num_timesteps - self._skill_start < self.learning_starts // 2 or not buffer.pos:
             return turns
-        earned = np.asarray(buffer.rewards[: buffer.pos]).mean(axis=0)
+        earned = np.asarray(torch.as_tensor(buffer.rewards[: buffer.pos]).cpu()).mean(axis=0)
         each = [earned[turns == head].mean() for head in np.unique(turns)]
         return np.full(n_envs, int(np.argmax(each)))
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
+    def collect_rollouts(self, env: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Collect as SB3 does, its warm-up counted from the skill's start."""
         buffer: Any = self.replay_buffer
         kwargs["learning_starts"] = self._skill_start + self.learning_starts
         self._fresh_from = buffer.pos
-        rollout = super().collect_rollouts(*args, **kwargs)
+        if on_device := self._tensor_env(env):
+            del kwargs["action_noise"]  # there is none
+            rollout = collect_tensors(self, on_device, **kwargs)
+        else:
+            rollout = super().collect_rollouts(env, **kwargs)
         if rollout.continue_training:
             self.policy.features.update(self.fresh()["observation"].to(self.device))
             self._protect("collect")
         return rollout
+
+    def _tensor_env(self, env: Any) -> TensorEnv | None:
+        """The environment to step in tensors, or None where SB3 steps it."""
+        plain = type(self.replay_buffer) is TensorReplayBuffer and self.action_noise is None
+        return tensor_env(env) if plain and self.updates == "fast" else None
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Train as SB3 does, once the skill's warm-up is over."""
@@ -113,6 +127,7 @@ class ContinualSAC(Continual, SAC):
             sac_update.train(self, gradient_steps, batch_size)
         else:
             super().train(gradient_steps, batch_size)
+        self._stop_if_broken()
 
     def pull(
         self,
@@ -129,7 +144,9 @@ class ContinualSAC(Continual, SAC):
         """New transitions: observation, action, reward, next_observation, done, (rows, ...)."""
         buffer: Any = self.replay_buffer
         end = buffer.pos if buffer.pos > self._fresh_from else buffer.pos + buffer.buffer_size
-        rows = np.arange(self._fresh_from, end) % buffer.buffer_size
+        rows: Any = np.arange(self._fresh_from, end) % buffer.buffer_size
+        if isinstance(buffer, TensorReplayBuffer):  # an index from the host would wait
+            rows = torch.arange(self._fresh_from, end, device=buffer.device) % buffer.buffer_size
         done = buffer.dones[rows] * (1.0 - buffer.timeouts[rows])
         columns = {
             "observation": buffer.observations[rows],

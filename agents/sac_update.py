@@ -73,8 +73,9 @@ def train(agent: Any, gradient_steps: int, batch_size: int) -> None:
         )
     agent._n_updates += gradient_steps
     agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
-    for name, values in steps.logged.items():
-        agent.logger.record(f"train/{name}", torch.stack(values).mean().item())
+    means = torch.stack([torch.stack(values).mean() for values in steps.logged.values()])
+    for name, value in zip(steps.logged, means.tolist(), strict=True):
+        agent.logger.record(f"train/{name}", value)
 
 
 class GradientSteps:

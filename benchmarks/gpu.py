@@ -9,6 +9,7 @@ code on Warp's CPU device, to see that it runs; its figures mean nothing.
     throughput  control steps/s with observation and reward, and of the physics alone
     evaluation  every skill of cw10 and arm6, all episodes in one batch, against all CPU cores
     updates     captured SAC updates/s, where `update_speed.py` is there
+    learning    environment steps/s of PPO and SAC, rollouts and updates, all on the GPU
     training    arm6 from beginning to end
 """
 
@@ -25,9 +26,11 @@ from typing import Any
 
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure as configure_logger
 from table import machine
 
 import clrl
+from clrl.agents import make_agent
 from clrl.envs import CURRICULA, SKILLS, make_curriculum, make_skill
 from clrl.envs.episodes import Episodes
 from clrl.envs.skill import Skill
@@ -36,13 +39,15 @@ from clrl.eval.evaluator import Evaluator
 
 HERE = Path(__file__).parent
 SIZES = (64, 256, 1024, 2048, 4096, 8192, 16384, 32768)
+LEARNERS = (1024, 2048, 4096, 8192)  # worlds
 LIMIT = 3600  # seconds of one part
 Result = dict[str, Any]
 
 
 def tests(options: Any) -> Result:
     """What pytest says of the tests that need a GPU; RuntimeError where one fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/envs/test_warp_world.py"]
+    files = ("tests/envs/test_warp_world.py", "tests/clrl/test_device_learning.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *files]
     done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stdout[-2000:])
@@ -152,6 +157,43 @@ def updates(options: Any) -> Result:
     return last_json([str(script), "--device", "cuda", "--json"])
 
 
+def learning(options: Any) -> Result:
+    """Environment steps/s of learners on arm-push by number of worlds, after a first rollout."""
+    skill = world_skill("arm-push", options)
+    result: Result = {}
+    for n in options.worlds or LEARNERS:
+        ppo = {"n_steps": 32, "batch_size": 8 * n, "n_epochs": 5}
+        sac = {"train_freq": 8, "gradient_steps": 8, "batch_size": 4096, "learning_starts": n}
+        settings: dict[str, dict[str, Any]] = {"ppo": ppo, "sac": sac}
+        for kind, own in settings.items():
+            result.setdefault(kind, []).append(learner(kind, skill, n, options, own))
+    return result
+
+
+def learner(kind: str, skill: Skill, n: int, options: Any, own: dict[str, Any]) -> Result:
+    """Rate of one learner, the GPU memory that is taken then, and its settings."""
+    env = skill.vec_env(n, device=where(options), stagger=8)
+    agent: Any = make_agent(
+        kind,
+        skill.observation_space,
+        skill.action_space,
+        worlds=n,
+        device=options.device,
+        policy_kwargs={"net_arch": [256, 256], "normalize": True},
+        **own,
+    )
+    agent.set_logger(configure_logger(None, []))
+    agent.begin_skill(skill.name, env)
+    rollout = n * (own["n_steps"] if kind == "ppo" else own["train_freq"])
+    agent.learn(rollout if kind == "ppo" else 2 * rollout, reset_num_timesteps=False)
+    rollouts = 1 if options.quick else 20
+    seconds = timed(lambda: agent.learn(rollouts * rollout, reset_num_timesteps=False), 1)
+    env.episodes.world.check()
+    free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+    rate = rollouts * rollout / seconds
+    return {"worlds": n, "steps_per_second": rate, "memory_bytes": total - free, "settings": own}
+
+
 def training(options: Any) -> Result:
     """Seconds and metrics of one run of arm6 as `clrl train arm6 --device cuda` does it."""
     quick: Any = {"steps_per_skill": 256, "horizon": 5, "episodes": 2, "worlds": 4}
@@ -159,7 +201,7 @@ def training(options: Any) -> Result:
         run = clrl.train(
             ["arm-reach", "arm-press"] if options.quick else "arm6",
             out=Path(folder) / "run",
-            device=options.device,
+            device=where(options),
             quiet=True,
             **(quick if options.quick else {}),
         )
@@ -168,7 +210,8 @@ def training(options: Any) -> Result:
 
 
 PARTS: dict[str, Callable[[Any], Result]] = {
-    part.__name__: part for part in (tests, agreement, throughput, evaluation, updates, training)
+    part.__name__: part
+    for part in (tests, agreement, throughput, evaluation, updates, learning, training)
 }
 
 
@@ -236,7 +279,7 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--worlds", type=int, nargs="+", help="of the throughput")
+    parser.add_argument("--worlds", type=int, nargs="+", help="of throughput and learning")
     parser.add_argument("--quick", action="store_true", help="see that it runs")
     parser.add_argument("--out", type=Path, default=HERE / "gpu.json")
     parser.add_argument("--only", choices=PARTS, help=argparse.SUPPRESS)

@@ -53,7 +53,7 @@ class Config:
         agent: "ppo" or "sac".
         protect: Names of the protections, with their options.
         seed: Decides the networks, the worlds and every draw.
-        device: Where networks and worlds live, "cpu" or "cuda".
+        device: Where networks and worlds live, "cpu" or "cuda", or "warp:cpu" to try the latter.
         worlds: Worlds stepped at once in training.
         threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
         episodes: Episodes per skill in each row of the retention matrix.
@@ -143,15 +143,18 @@ def resolve(
 
 
 def resolve_device(device: str, batch: int) -> str:
-    """The device for "auto", "cpu" or "cuda".
+    """The device for "auto", "cpu", "cuda" or "warp:cpu".
 
     Args:
-        device: "auto" is "cuda" where worlds can run on a GPU and there are `BREAK_EVEN` of them.
+        device: "auto" is "cuda" where worlds can run on a GPU and there are `BREAK_EVEN` of them;
+            "warp:cpu" is the GPU's engine on the CPU, slowly, to try what runs on a GPU.
         batch: Worlds that run at once.
 
     Raises:
         ValueError: an unknown device, or "cuda" where there is none or its engine is missing.
     """
+    if device == "warp:cpu":
+        return device
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"unknown device {device!r}; choose from auto, cpu, cuda")
     if device == "cpu" or (device == "auto" and not _many(batch)):

@@ -131,7 +131,7 @@ class Run:
             worlds=self.config.worlds,
             protect=self.config.protect,
             seed=self.config.seed,
-            device=self.config.device,
+            device=self.config.device.removeprefix("warp:"),
             **self.config.options,
         )
         if state is not None:

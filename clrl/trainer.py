@@ -18,6 +18,7 @@ from clrl.run import Run
 
 _PROBES = 8  # looks at all skills so far while one is trained, for the learning curves
 _PROBE_EPISODES = 32
+_GROUPS = 8  # of worlds on a device, each at its own phase of an episode: a reset costs a forward
 
 
 @dataclass
@@ -174,7 +175,7 @@ class _Trainer:
             config.worlds,
             seed=seed,
             threads=config.threads,
-            stagger=True,
+            stagger=True if config.device == "cpu" else _GROUPS,
             device=config.device,
         )
         if at.begun:

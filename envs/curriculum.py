@@ -37,7 +37,7 @@ class Task(Protocol):
         *,
         seed: int = 0,
         threads: int = 0,
-        stagger: bool = False,
+        stagger: bool | int = False,
         device: str = "cpu",
     ) -> VecEnv:
         """N environments; with `get_state` and `set_state`, which continue bit for bit."""
@@ -196,7 +196,7 @@ class Curriculum:
         *,
         seed: int = 0,
         threads: int = 0,
-        stagger: bool = False,
+        stagger: bool | int = False,
         device: str = "cpu",
     ) -> VecEnv:
         """N environments of one skill, in the curriculum's spaces."""

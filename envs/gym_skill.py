@@ -94,7 +94,7 @@ class GymSkill:
         *,
         seed: int = 0,
         threads: int = 0,
-        stagger: bool = False,
+        stagger: bool | int = False,
         device: str = "cpu",
     ) -> "GymVecEnv":
         """N environments, environment i seeded with `seed + i`; one thread whatever is asked.

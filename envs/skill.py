@@ -124,7 +124,7 @@ class Skill(ABC):
         *,
         seed: int = 0,
         threads: int = 0,
-        stagger: bool = False,
+        stagger: bool | int = False,
         device: str = "cpu",
     ) -> "WorldVecEnv":
         """N worlds of this skill as SB3 takes them; see `WorldVecEnv`."""

@@ -42,6 +42,7 @@ class WorldVecEnv(VecEnv):
     Other infos are empty, which keeps a step free of Python loops over worlds.
 
     Attributes:
+        device: Of the worlds, as asked for.
         ended: The episodes that ended last.
     """
 
@@ -52,7 +53,7 @@ class WorldVecEnv(VecEnv):
         *,
         seed: int = 0,
         threads: int = 0,
-        stagger: bool = False,
+        stagger: bool | int = False,
         device: str = "cpu",
     ) -> None:
         """Create the worlds.
@@ -63,7 +64,8 @@ class WorldVecEnv(VecEnv):
             seed: Seeds world i with `seed + i`.
             threads: CPU threads of the physics, 0 for all cores.
             stagger: Start the first episodes at evenly spread clocks, so that a batch of training
-                data holds every phase of an episode.
+                data holds every phase of an episode: every world at its own, or so many groups of
+                worlds, where each step that resets any is dear.
             device: Of the worlds, see `make_world`.
         """
         self.render_mode = None  # SB3 asks while it initialises
@@ -71,7 +73,8 @@ class WorldVecEnv(VecEnv):
         self.skill = skill
         self.episodes = Episodes(skill, n, device, threads)
         self.episodes.seed(seed)
-        self._stagger = stagger
+        self.device = device
+        self._groups = n if stagger is True else min(int(stagger), n)
         self._actions = torch.zeros(n, *skill.action_space.shape)
         self._start = time.monotonic()
         self.ended = Ended(*(torch.zeros(0) for _ in range(4)))
@@ -83,9 +86,9 @@ class WorldVecEnv(VecEnv):
     def reset_tensor(self) -> Tensor:
         """`reset` on the worlds' device."""
         observation = self.episodes.reset()
-        if self._stagger:
-            spread = torch.arange(self.num_envs) * self.skill.horizon // self.num_envs
-            self.episodes.elapsed.copy_(spread)
+        if self._groups:
+            group = torch.arange(self.num_envs) * self._groups // self.num_envs
+            self.episodes.elapsed.copy_(group * self.skill.horizon // self._groups)
         return observation
 
     def step_tensor(self, action: Tensor) -> tuple[Step, Tensor]:

@@ -31,7 +31,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_its_parts_give_their_figures(parts: Any) -> None:
     options = Namespace(device="cpu", quick=True, worlds=[4])
     assert set(parts) == {
-        *("tests", "agreement", "throughput", "evaluation", "updates", "training")
+        *("tests", "agreement", "throughput", "evaluation", "updates", "learning", "training")
     }
     assert max(parts["agreement"](options)["arm-reach"]["observation"]) < 1e-3
     row = parts["throughput"](options)["arm-push"]["gpu"][0]
@@ -39,6 +39,9 @@ def test_its_parts_give_their_figures(parts: Any) -> None:
     assert row["steps_per_second"] > 0
     for curriculum in parts["evaluation"](options).values():
         assert curriculum["gpu_returns"] == pytest.approx(curriculum["cpu_returns"], rel=1e-2)
+    for rows in parts["learning"](options).values():
+        assert [row["worlds"] for row in rows] == [4]
+        assert rows[0]["steps_per_second"] > 0
     assert parts["training"](options)["cost"]["env_steps"] >= 512
 
 

@@ -32,6 +32,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ("auto", BREAK_EVEN, "cuda"),
         ("cuda", 1, "cuda"),
         ("cpu", BREAK_EVEN, "cpu"),
+        ("warp:cpu", 1, "warp:cpu"),
     ],
 )
 def test_auto_takes_a_gpu_from_the_break_even_on(device: str, worlds: int, where: str) -> None:

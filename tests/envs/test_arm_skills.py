@@ -101,6 +101,21 @@ def test_the_vector_env_resets_in_the_step_that_ends_an_episode() -> None:
     assert not np.array_equal(infos["final_obs"], observation)
 
 
+@pytest.mark.parametrize(
+    ("stagger", "clocks"),
+    [
+        (False, [0, 0, 0, 0, 0, 0]),
+        (True, [0, 2, 4, 6, 8, 10]),
+        (3, [0, 0, 4, 4, 8, 8]),
+        (8, [0, 2, 4, 6, 8, 10]),
+    ],
+)
+def test_first_episodes_start_together_apart_or_in_groups(stagger: Any, clocks: list[int]) -> None:
+    env: Any = make_skill("arm-reach", horizon=12).vec_env(6, threads=1, stagger=stagger)
+    env.reset()
+    assert env.episodes.elapsed.tolist() == clocks
+
+
 def test_same_seed_same_rollout_other_seed_another() -> None:
     env = gym.make("clrl/arm-dial-v0")
     first, again, other = (env.reset(seed=s)[0] for s in (3, 3, 4))
