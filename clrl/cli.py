@@ -36,11 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(0) from None
     except ModuleNotFoundError as error:
         raise SystemExit(_fail(_missing(error))) from None
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:  # of a user's own skill or protection it may be anything
         if os.environ.get("CLRL_DEBUG"):
             raise
-        hint = " (CLRL_DEBUG=1 shows where)" if type(error) is RuntimeError else ""
-        raise SystemExit(_fail(str(error) + hint)) from None
+        raise SystemExit(_fail(_told(error))) from None
+
+
+def _told(error: Exception) -> str:
+    """An error as one line; what was not raised for users says how to find where it was."""
+    meant = isinstance(error, ValueError | OSError | RuntimeError)
+    if meant and type(error) is not RuntimeError and str(error):
+        return str(error)
+    said = str(error) if meant and str(error) else f"{type(error).__name__}: {error}"
+    return f"{said} (CLRL_DEBUG=1 shows where)"
 
 
 def _missing(error: ModuleNotFoundError) -> str:
@@ -127,13 +135,17 @@ def _export(options: argparse.Namespace) -> None:
     from clrl.envs.opengl import choose_backend
 
     choose_backend()
-    from clrl.export import export, finished, write
+    from clrl.export import LEARNED, export, finished, write
     from clrl.run import Run
 
     if not options.out and not options.hub_dir:
         raise ValueError("give --out, --hub-dir or both")
     run = Run.open(options.run)
-    print(finished(run), file=sys.stderr if options.json else sys.stdout)
+    result = finished(run)
+    print(result, file=sys.stderr if options.json else sys.stdout)
+    rates = zip(result.skills, result.success[-1], strict=True)
+    if poor := [f"{name} {rate:.0%}" for name, rate in rates if rate < LEARNED]:
+        print(f"clrl: under {LEARNED:.0%} success: {', '.join(poor)}", file=sys.stderr)
     files = export(
         run, min_retention=options.min_retention, allow_forgetting=options.allow_forgetting
     )
@@ -229,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         "curriculum",
         nargs="?",
         default="arm3",
-        help="a name of `clrl list`, skills separated by commas, or a .toml or .json file",
+        help="a name of `clrl list` (arm3 if none), skills separated by commas, or a file",
     )
     train.add_argument("--agent", default="ppo", help=f"one of {', '.join(_AGENTS)}")
     train.add_argument(

@@ -20,7 +20,7 @@ from clrl.eval.retention import Retention
 from clrl.run import Run
 
 MIN_RETENTION = 0.8
-_LEARNED = 0.5  # success that counts as learned, as the metric `retention` has it
+LEARNED = 0.5  # success that counts as learned, as the metric `retention` has it
 Pairs = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
@@ -99,7 +99,7 @@ def judge(retention: Retention, least: float, allow: bool) -> dict[str, Any]:
     kept: dict[str, float | None] = {}
     for j, name in enumerate(retention.skills[:-1]):
         learned = retention.success[j + 1][j]
-        kept[name] = retention.success[-1][j] / learned if learned >= _LEARNED else None
+        kept[name] = retention.success[-1][j] / learned if learned >= LEARNED else None
     forgotten = {name: r for name, r in kept.items() if r is not None and r < least}
     if forgotten and not allow:
         worst = ", ".join(f"{name} {r:.2f}" for name, r in forgotten.items())

@@ -1,5 +1,6 @@
 """The arm's scene: what its skills share in model, action, observation and reset."""
 
+from abc import abstractmethod
 from functools import cache
 from importlib.resources import files
 from typing import ClassVar
@@ -104,9 +105,9 @@ class ArmSkill(Skill):
         goal = self.goal(world, mask, random[:, _SCENE_DRAWS:])
         fixtures[mask, world.mocap("goal")] = goal
 
+    @abstractmethod
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Goal positions of masked worlds, (mask.sum(), 3), from 4 random numbers each."""
-        raise NotImplementedError
 
     def act(self, world: World, action: Tensor) -> None:
         """Aim the hand controller and the fingers."""

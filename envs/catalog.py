@@ -59,6 +59,8 @@ def make_skill(key: str, /, **options: Any) -> "Task":
         raise ValueError(f"skill {key!r} cannot be imported: {error}") from None
     except TypeError as error:
         raise ValueError(f"skill {key!r}: {error}") from None
+    if missing := [name for name in ("name", "spec", "vec_env") if not hasattr(skill, name)]:
+        raise ValueError(f"{key!r} is no skill: it has no {missing[0]}")
     return skill
 
 

@@ -45,6 +45,7 @@ class Episodes:
         for name in skill.parameters:
             self.world.parameter(name)
         self._any = skill.success_rule == "any-step"
+        self._checked = False
         self.n = n
         self._every = torch.ones(n, dtype=torch.bool, device=self.world.device)
         self._seed = torch.zeros(n, dtype=torch.int64, device=self.world.device)
@@ -83,6 +84,9 @@ class Episodes:
         self.skill.act(self.world, action.clamp(-1.0, 1.0))
         self.world.step(self.skill.substeps)
         terms = self.skill.reward(self.world)
+        if not self._checked:
+            self._check(terms, self.skill.success(self.world), self.skill.observe(self.world))
+            self._checked = True
         reward = torch.stack(list(terms.values())).sum(dim=0)
         success = self.skill.success(self.world)
         self.elapsed += 1
@@ -90,6 +94,25 @@ class Episodes:
         self.returns += reward
         done = self.elapsed >= self.skill.horizon
         return Step(self.skill.observe(self.world).float(), reward, terms, success, done)
+
+    def _check(self, terms: object, success: object, observation: object) -> None:
+        """Say which function of a skill gives what cannot be meant, at the first step."""
+        if not isinstance(terms, dict) or not terms:
+            raise ValueError(f"skill {self.skill.name!r}: reward must give a dict of named terms")
+        size = self.skill.observation_space.shape
+        expected: dict[str, tuple[object, tuple[int, ...]]] = {
+            f"reward's {name!r}": (term, ()) for name, term in terms.items()
+        }
+        expected |= {"success": (success, ()), "observe": (observation, size)}
+        for name, (value, shape) in expected.items():
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            if found != (self.n, *shape):
+                raise ValueError(
+                    f"skill {self.skill.name!r}: {name} must be a tensor of shape "
+                    f"{(self.n, *shape)}, got {found}"
+                )
+        if not (isinstance(success, Tensor) and success.dtype == torch.bool):
+            raise ValueError(f"skill {self.skill.name!r}: success must be of type bool")
 
     def state(self) -> dict[str, Tensor]:
         """Everything the coming steps depend on, on the CPU.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,12 @@ from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
+import torch
 
 import clrl
 from clrl.cli import main
+from clrl.envs.arm_skills import Reach
+from clrl.envs.episodes import Episodes
 from clrl.run import Run
 from tests.clrl.test_train import PAIR, PPO
 
@@ -226,6 +230,30 @@ def test_an_error_inside_a_skill_says_how_to_find_it(
     monkeypatch.setattr("clrl.envs.arm_skills.Reach.reward", fail)
     line = refused(capsys, "train", "arm-reach", "--out", str(tmp_path / "run"))
     assert "shape mismatch (CLRL_DEBUG=1 shows where)" in line
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "message"),
+    [
+        ("reward", torch.zeros(8), "reward must give a dict of named terms"),
+        ("reward", {"near": torch.zeros(8, 3)}, "reward's 'near' must be a tensor of shape (8,)"),
+        ("success", torch.zeros(8), "success must be of type bool"),
+        ("observe", torch.zeros(8, 2), "observe must be a tensor of shape (8, 23), got (8, 2)"),
+    ],
+)
+def test_a_skill_whose_functions_give_other_shapes_is_told_which(
+    monkeypatch: pytest.MonkeyPatch, method: str, value: object, message: str
+) -> None:
+    episodes = Episodes(Reach(), 8, threads=1)
+    episodes.reset()
+    monkeypatch.setattr(Reach, method, lambda *_: value)
+    with pytest.raises(ValueError, match=re.escape(f"skill 'reach': {message}")):
+        episodes.step(torch.zeros(8, 4))
+
+
+def test_what_is_no_skill_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = refused(capsys, "train", "arm-reach,clrl.agents.ewc:EWC", "--out", str(tmp_path / "run"))
+    assert "'clrl.agents.ewc:EWC' is no skill" in line
 
 
 def test_evaluate_prints_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
