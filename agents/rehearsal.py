@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor, nn
 
 from clrl.agents.heads import Heads
 from clrl.agents.protection import add_clipped
 from clrl.agents.tape import Tape
-
-_LOG_STD = (-20.0, 2.0)  # bounds of SB3's actor
 
 
 class Branches:
@@ -106,7 +105,9 @@ class Rehearsal:
         with torch.no_grad():
             outputs = self._actor.forward(states)
         mean, unbounded = (output.requires_grad_() for output in outputs)
-        gradients = torch.autograd.grad(loss(mean, unbounded.clamp(*_LOG_STD)), (mean, unbounded))
+        gradients = torch.autograd.grad(
+            loss(mean, unbounded.clamp(LOG_STD_MIN, LOG_STD_MAX)), (mean, unbounded)
+        )
         with torch.no_grad(), _added(self._parameters, max_norm):
             self._actor.backward(gradients)
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 
 from clrl.agents.buffer import TensorReplayBuffer
 from clrl.agents.heads import MultiHeadSACPolicy
 from clrl.agents.tape import Tape
 
-_LOG_STD = (-20.0, 2.0)  # bounds of SB3's actor
 _EPSILON = 1e-6  # of SB3's squashed Gaussian
 _HALF_LOG_TAU = 0.9189385332046727  # log(2 pi) / 2
 
@@ -119,7 +119,7 @@ class GradientSteps:
         for tape in (self._latent, self._mean, self._log_std):
             tape.keep(len(states) // 2)
         noise = _noise(mean)
-        log_std = unbounded.clamp(*_LOG_STD)
+        log_std = unbounded.clamp(LOG_STD_MIN, LOG_STD_MAX)
         push = log_std.exp() * noise
         action = torch.tanh(mean + push)
         density = -0.5 * noise.square() - log_std - _HALF_LOG_TAU

@@ -231,28 +231,11 @@ def _is_plain(model: BaseAlgorithm) -> bool:
     )
 
 
-def _forward(policy: BasePolicy, deterministic: bool) -> Callable[[Array], Array]:
-    """What SB3's `predict` does for a batch of vectors, its checks and modes set once."""
-    policy.set_training_mode(False)
-    space = policy.action_space
-    assert isinstance(space, spaces.Box)
-
-    def act(observation: Array) -> Array:
-        with torch.inference_mode():
-            seen = torch.as_tensor(observation, device=policy.device)
-            action: Array = policy._predict(seen, deterministic).cpu().numpy()
-        if policy.squash_output:
-            return policy.unscale_action(action)
-        return np.clip(action, space.low, space.high)
-
-    return act
-
-
 def _run(
     env: VecEnv, actor: lockstep.Actor, rounds: int, seed: int, deterministic: bool
 ) -> tuple[Array, Array]:
     """Successes and returns, episode by episode and within it world by world."""
-    act = _forward(actor, deterministic) if isinstance(actor, BasePolicy) else actor
+    act = _on_arrays(actor, deterministic) if isinstance(actor, BasePolicy) else actor
     env.seed(seed)
     success = np.zeros((rounds, env.num_envs), dtype=bool)
     returns = np.zeros((rounds, env.num_envs))
@@ -267,3 +250,16 @@ def _run(
             returns[done[i], i] = infos[i]["episode"]["r"]
             done[i] += 1
     return success.reshape(-1), returns.reshape(-1)
+
+
+def _on_arrays(policy: BasePolicy, deterministic: bool) -> Callable[[Array], Array]:
+    forward = lockstep.forward(policy, deterministic)
+
+    def act(observation: Array) -> Array:
+        with torch.inference_mode():
+            action: Array = (
+                forward(torch.as_tensor(observation, device=policy.device)).cpu().numpy()
+            )
+        return action
+
+    return act

@@ -71,15 +71,15 @@ def _acting(
         return
     home = actor.device
     actor.to(device)
-    actor.set_training_mode(False)
     try:
-        yield _forward(actor, deterministic)
+        yield forward(actor, deterministic)
     finally:
         actor.to(home)
 
 
-def _forward(policy: BasePolicy, deterministic: bool) -> Callable[[Tensor], Tensor]:
-    """What SB3's `predict` does, on tensors."""
+def forward(policy: BasePolicy, deterministic: bool) -> Callable[[Tensor], Tensor]:
+    """What SB3's `predict` does for a batch of vectors, on tensors; its modes are set once."""
+    policy.set_training_mode(False)
     space = policy.action_space
     assert isinstance(space, spaces.Box)
     low, high = (torch.as_tensor(b, device=policy.device) for b in (space.low, space.high))
