@@ -27,7 +27,7 @@ from clrl.agents.guard import (
     message,
 )
 from clrl.agents.linear import speed_up
-from clrl.agents.protection import Protection, add_gradient
+from clrl.agents.protection import Protection, add_gradient, asked_of_policy
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base
@@ -83,6 +83,8 @@ class Continual(_Base):
         self.protection_seconds = 0.0
         self._skill_start = 0
         self._skill_steps: int | None = None
+        if asked := asked_of_policy(self.protections):
+            kwargs["policy_kwargs"] = (kwargs.get("policy_kwargs") or {}) | asked
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:

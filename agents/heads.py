@@ -11,20 +11,12 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
 from clrl.agents.features import SkillFeatures
+from clrl.agents.progressive import Grown, side_by_side, to_columns
+from clrl.agents.switch import Switch
 
 
-class Heads(nn.Module):
+class Heads(Switch):
     """Linear layers of the same shape, one per skill, of which one is active."""
-
-    def __init__(self, first: Any) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([first])
-        self.active = 0
-
-    def forward(self, latent: Tensor) -> Tensor:
-        """Output of the active head."""
-        output: Tensor = self.layers[self.active](latent)
-        return output
 
     def add(self) -> nn.Linear:
         """Append a head with torch's own initialisation."""
@@ -42,14 +34,23 @@ class _MultiHead(nn.Module):
     n_heads: int
     max_skills: int
     features: Any  # SkillFeatures; nn.Module's own typing of children is too narrow to use
-    _heads: list["Heads"]
+    progressive: bool
+    _heads: list[Switch]
 
     def _options(
-        self, kwargs: dict[str, Any], multi_head: bool, normalize: bool, max_skills: int
+        self,
+        kwargs: dict[str, Any],
+        multi_head: bool,
+        normalize: bool,
+        max_skills: int,
+        progressive: bool,
     ) -> dict[str, Any]:
         if "features_extractor_class" in kwargs:
             raise ValueError("clrl policies bring their own features extractor")
+        if progressive and not multi_head:
+            raise ValueError("progressive needs a head per skill; leave multi_head on")
         self.multi_head = multi_head
+        self.progressive = progressive
         self.max_skills = max_skills
         self.n_heads = 1
         options = {"normalize": normalize, "one_hot": not multi_head, "max_skills": max_skills}
@@ -68,6 +69,34 @@ class _MultiHead(nn.Module):
 
     def _add_head(self) -> None:
         raise NotImplementedError
+
+    @property
+    def body(self) -> nn.Sequential:
+        """The actor's layers before its heads."""
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> list[Switch]:
+        """The actor's heads, that of the mean first."""
+        raise NotImplementedError
+
+    def _to_columns(self) -> None:
+        """Make body and heads the first column of a progressive network."""
+        if self.progressive:
+            to_columns(self.body)
+
+    def _to_heads(self, layer: nn.Linear) -> Switch:
+        """The heads of the actor that a layer is the first of."""
+        return Grown(layer, lateral=True) if self.progressive else Heads(layer)
+
+    def _add_columns(self) -> list[nn.Linear]:
+        return [level.add() for level in self.body if isinstance(level, Grown)]
+
+    def plain_actor(self, count: int) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The actor of `count` skills in plain layers: its body, and the heads of the mean."""
+        if self.progressive:
+            return side_by_side(list(self.body), self.outputs[0], count)
+        return list(self.body), list(self.outputs[0].layers)
 
     def select(self, skill: int) -> None:
         """Make a skill's head and statistics the ones in use."""
@@ -105,6 +134,7 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
         n_heads: int = 1,
         normalize: bool = False,
         max_skills: int = 20,
+        progressive: bool = False,
         **kwargs: Any,
     ) -> None:
         """Build the policy.
@@ -115,9 +145,10 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
             n_heads: Heads to make room for at once, as loading does.
             normalize: Normalise observations with statistics per skill.
             max_skills: Most skills the policy can hold.
+            progressive: A column of the actor per skill, see `clrl.agents.progressive`.
             kwargs: As SB3's `ActorCriticPolicy`.
         """
-        options = self._options(kwargs, multi_head, normalize, max_skills)
+        options = self._options(kwargs, multi_head, normalize, max_skills, progressive)
         ActorCriticPolicy.__init__(self, *args, **options)
         self.features = self.features_extractor
         self._heads = _heads(self)
@@ -130,12 +161,27 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
         if not isinstance(self.action_dist, DiagGaussianDistribution):
             raise ValueError("clrl agents need a Box action space, without gSDE")
         self._lr = lr_schedule(1)
-        self.action_net = Heads(self.action_net)
+        self._to_columns()
+        self.action_net = self._to_heads(self.action_net)
         self.value_net = Heads(self.value_net)
 
+    @property
+    def body(self) -> nn.Sequential:
+        """The actor's layers before its heads."""
+        layers: nn.Sequential = self.mlp_extractor.policy_net
+        return layers
+
+    @property
+    def outputs(self) -> list[Switch]:
+        """The heads of the mean."""
+        return [self.action_net]
+
     def _add_head(self) -> None:
+        columns = self._add_columns()
         mean, value = self.action_net.add(), self.value_net.add()
         if self.ortho_init:
+            for layer in columns:
+                self.init_weights(layer, gain=2**0.5)
             self.init_weights(mean, gain=0.01)
             self.init_weights(value, gain=1)
         log_std = torch.full_like(self.log_std, self.log_std_init)
@@ -166,7 +212,9 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
 
     def trunk(self) -> list[nn.Module]:
         """Layers of the actor that all skills share."""
-        layers = _layers(self.mlp_extractor.policy_net)
+        if self.progressive:
+            return []
+        layers = _layers(self.body)
         return layers if self.multi_head else [*layers, *self.action_net.layers]
 
 
@@ -189,6 +237,7 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         normalize: bool = False,
         max_skills: int = 20,
         layer_norm: bool = False,
+        progressive: bool = False,
         **kwargs: Any,
     ) -> None:
         """Build the policy; arguments as in `MultiHeadPPOPolicy`, and `layer_norm`.
@@ -199,7 +248,7 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         if kwargs.get("use_sde"):
             raise ValueError("clrl agents work without gSDE")
         self._layer_norm = layer_norm
-        options = self._options(kwargs, multi_head, normalize, max_skills)
+        options = self._options(kwargs, multi_head, normalize, max_skills, progressive)
         SACPolicy.__init__(self, *args, **options)
         self._heads = _heads(self)
         for _ in range(n_heads - 1):
@@ -221,14 +270,27 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
                 for layers in network.q_networks:
                     _normalise(layers)
             _normalise(self.actor.latent_pi)
-        self.actor.mu = Heads(self.actor.mu)
-        self.actor.log_std = Heads(self.actor.log_std)
+        self._to_columns()
+        self.actor.mu = self._to_heads(self.actor.mu)
+        self.actor.log_std = self._to_heads(self.actor.log_std)
         for critic in (self.critic, self.critic_target):
             for network in critic.q_networks:
                 assert isinstance(network, nn.Sequential)
                 network[-1] = Heads(network[-1])
 
+    @property
+    def body(self) -> nn.Sequential:
+        """The actor's layers before its heads."""
+        layers: nn.Sequential = self.actor.latent_pi
+        return layers
+
+    @property
+    def outputs(self) -> list[Switch]:
+        """The heads of mean and log-std."""
+        return [self.actor.mu, self.actor.log_std]
+
     def _add_head(self) -> None:
+        self._add_columns()
         self.actor.mu.add()
         self.actor.log_std.add()
         pairs = zip(self.critic.q_networks, self.critic_target.q_networks, strict=True)
@@ -254,7 +316,9 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
 
     def trunk(self) -> list[nn.Module]:
         """Layers of the actor that all skills share."""
-        layers = _layers(self.actor.latent_pi)
+        if self.progressive:
+            return []
+        layers = _layers(self.body)
         if self.multi_head:
             return layers
         return [*layers, *self.actor.mu.layers, *self.actor.log_std.layers]
@@ -271,8 +335,8 @@ def _normalise(layers: Any) -> None:
     layers.insert(1, nn.LayerNorm(layers[0].out_features))
 
 
-def _heads(policy: nn.Module) -> list[Heads]:
-    return [module for module in policy.modules() if isinstance(module, Heads)]
+def _heads(policy: nn.Module) -> list[Switch]:
+    return [module for module in policy.modules() if isinstance(module, Switch)]
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:

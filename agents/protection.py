@@ -1,7 +1,8 @@
 """What a protection is, and what it may ask of the agent it protects."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,14 @@ class Protection:
     numbers: at strength 0 no hook is called, and training is the unprotected one to the bit. One
     that remembers anything extends `state_dict` and `load_state_dict`, or a resumed run goes on
     without it.
+
+    Attributes:
+        policy_kwargs: What it asks of the policy beside what the user does.
+        alone: Whether nothing can be protected beside it.
     """
+
+    policy_kwargs: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    alone: ClassVar[bool] = False
 
     def __init__(self, strength: float = 1.0, seed: int = 0, every: int = 1) -> None:
         """Set what every protection has.
@@ -113,6 +121,22 @@ class Protection:
     def bytes(self) -> int:
         """Memory of what it keeps about earlier skills."""
         return 0
+
+
+def asked_of_policy(protections: Sequence[Protection]) -> dict[str, Any]:
+    """What protections ask of the policy.
+
+    Raises:
+        ValueError: one of them stands alone, but does not.
+    """
+    active = [protection for protection in protections if protection.strength > 0.0]
+    for protection in active:
+        if protection.alone and len(active) > 1:
+            others = ", ".join(type(p).__name__ for p in active if p is not protection)
+            raise ValueError(
+                f"{type(protection).__name__} leaves nothing to protect beside it; drop {others}"
+            )
+    return {name: value for p in active for name, value in p.policy_kwargs.items()}
 
 
 def add_gradient(loss: Tensor, parameters: list[nn.Parameter], max_norm: float) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clrl.agents.heads import Heads
 from clrl.agents.linear import Linear, product
+from clrl.agents.progressive import Level
+from clrl.agents.switch import Switch
 
 _WIDE = 64  # inputs from which a weight's gradient is quicker with the batch made contiguous
 
@@ -21,8 +22,8 @@ _WIDE = 64  # inputs from which a weight's gradient is quicker with the batch ma
 class Tape:
     """Layers of a network, and what they saw in the latest forward pass."""
 
-    def __init__(self, network: nn.Sequential | Heads | nn.Linear) -> None:
-        """Take a network; of heads, the active one.
+    def __init__(self, network: nn.Sequential | Switch | nn.Linear) -> None:
+        """Take a network; of layers for each skill, the active one.
 
         Layers that `supports` does not hold for are left to autograd, one at a time.
         """
@@ -74,7 +75,7 @@ class Tape:
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:
-    if isinstance(network, Heads):
+    if isinstance(network, Switch) and type(network) is not Level:
         return [network.layers[network.active]]
     if isinstance(network, nn.Sequential):
         return [layer for part in network for layer in _layers(part)]
@@ -117,6 +118,18 @@ def _linear_back(
         layer.weight.grad = _outer(gradient, x)
         layer.bias.grad = gradient.sum(dim=0)
     return None if asked is None else product(gradient, layer.weight[:, asked].t())
+
+
+def _level(level: Level, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    parts = [product(x[:, : c.in_features], c.weight, c.bias) for c in level.columns]
+    return torch.cat(parts, dim=1), (x,)
+
+
+def _level_back(
+    level: Level, seen: Sequence[Tensor], gradient: Tensor, weights: bool, asked: slice | None
+) -> Tensor | None:
+    own = level.columns[-1]  # the others are frozen
+    return _linear_back(own, seen, gradient[:, -own.out_features :], weights, asked)
 
 
 def _linear_tanh(layer: _LinearTanh, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -219,6 +232,7 @@ _IN_PLACE = (nn.ReLU, nn.LeakyReLU, nn.Tanh)
 _FORWARD: dict[type, Forward] = {
     nn.Linear: _linear,
     Linear: _linear,
+    Level: _level,
     _LinearTanh: _linear_tanh,
     nn.ReLU: _relu,
     nn.LeakyReLU: _leaky,
@@ -228,6 +242,7 @@ _FORWARD: dict[type, Forward] = {
 _BACKWARD: dict[type, Backward] = {
     nn.Linear: _linear_back,
     Linear: _linear_back,
+    Level: _level_back,
     _LinearTanh: _linear_tanh_back,
     nn.ReLU: _relu_back,
     nn.LeakyReLU: _leaky_back,

@@ -249,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=None,
         metavar="NAME",
-        help="of `clrl list`, or module:Class; none alone for none; all of `clrl list` by default",
+        help="of `clrl list`, or module:Class; none alone for none; ewc distill replay by default",
     )
     train.add_argument("--seed", type=int, default=0, help="decides every draw")
     train.add_argument(

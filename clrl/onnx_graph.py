@@ -67,13 +67,11 @@ def build(agent: Any, curriculum: Curriculum, parts: Layout | None = None) -> on
     if parts is not None:
         x = graph.add("Concat", *(part.name for part in parts), axis=1)
     is_sac = isinstance(policy, SACPolicy)
-    actor: Any = policy.actor if is_sac else policy
-    layers = [*(actor.latent_pi if is_sac else policy.mlp_extractor.policy_net)]
+    layers, heads = policy.plain_actor(count)
     if not layers:
         raise ValueError("a policy without hidden layers cannot be exported; give net_arch one")
-    heads = (actor.mu if is_sac else policy.action_net).layers
     x = _normalised(graph, policy.features, count, x)
-    x = _body(graph, [*layers, heads], policy.features, size, count, x)
+    x = _body(graph, [*layers, nn.ModuleList(heads)], policy.features, size, count, x)
     if is_sac:
         x = graph.add("Tanh", x)
         x = _unscaled(graph, agent.action_space, x)

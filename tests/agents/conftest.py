@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from torch.utils._pytree import tree_map
 
 from clrl.agents import ContinualPPO, ContinualSAC, Protection
 from tests.agents.toy import PointVecEnv
@@ -38,6 +40,36 @@ def make_agent(
     if kind == "ppo":
         return ContinualPPO("MlpPolicy", env, **PPO_OPTIONS, **options)
     return ContinualSAC("MlpPolicy", env, **SAC_OPTIONS, **options)
+
+
+def trained_on(agent: Any, name: str, sign: float = 1.0, steps: int = 80) -> Any:
+    """The agent after one more skill of the toy task."""
+    agent.begin_skill(name, PointVecEnv(sign=sign), steps)
+    agent.learn(steps, reset_num_timesteps=False)
+    agent.end_skill()
+    return agent
+
+
+def resumed_twins(make: Callable[[], Any]) -> tuple[Any, Any]:
+    """An agent that learned two skills at a stretch, and one that took over within the second."""
+    env = PointVecEnv(sign=-1.0)
+    agent = trained_on(make(), "near")
+    agent.begin_skill("mirror", env, 160)
+    agent.learn(80, reset_num_timesteps=False)
+    copied = tree_map(
+        lambda v: v.clone() if isinstance(v, torch.Tensor) else v, agent.train_state()
+    )
+    env_state = env.get_state()
+    agent.learn(80, reset_num_timesteps=False)
+    agent.end_skill()
+    other, other_env = make(), PointVecEnv(sign=-1.0, seed=9)
+    other_env.reset()
+    other.load_train_state(copied)
+    other.set_env(other_env, force_reset=False)
+    other_env.set_state(env_state)
+    other.learn(80, reset_num_timesteps=False)
+    other.end_skill()
+    return agent, other
 
 
 @pytest.fixture(params=["ppo", "sac"])

@@ -33,6 +33,8 @@ KINDS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "sac": ("sac", SAC_OPTIONS, PAIR),
     "sac one head": ("sac", SAC_OPTIONS | {"policy_kwargs": {"multi_head": False}}, PAIR),
     "sac layer norm": ("sac", SAC_OPTIONS | {"policy_kwargs": {"layer_norm": True}}, PAIR),
+    "ppo progressive": ("ppo", PPO_OPTIONS | {"policy_kwargs": {"progressive": True}}, PAIR),
+    "sac progressive": ("sac", SAC_OPTIONS | {"policy_kwargs": {"progressive": True}}, PAIR),
     "padded": ("ppo", PPO_OPTIONS, ["arm-reach", "Pusher-v5"]),
 }
 
