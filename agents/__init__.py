@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from clrl.agents.ewc import EWC
     from clrl.agents.guard import NumericalError
     from clrl.agents.ppo import ContinualPPO
+    from clrl.agents.progressive import Progressive
     from clrl.agents.protection import Protection
+    from clrl.agents.redo import ReDo
     from clrl.agents.replay import ReservoirReplay
     from clrl.agents.reservoir import Reservoir
     from clrl.agents.sac import ContinualSAC
@@ -27,7 +29,9 @@ _EXPORTS = {
     "EWC": "ewc",
     "NumericalError": "guard",
     "ContinualPPO": "ppo",
+    "Progressive": "progressive",
     "Protection": "protection",
+    "ReDo": "redo",
     "ReservoirReplay": "replay",
     "Reservoir": "reservoir",
     "ContinualSAC": "sac",
@@ -41,7 +45,9 @@ __all__ = [
     "ContinualSAC",
     "NumericalError",
     "PolicyDistillation",
+    "Progressive",
     "Protection",
+    "ReDo",
     "Reservoir",
     "ReservoirReplay",
     "make_agent",

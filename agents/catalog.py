@@ -17,6 +17,7 @@ PROTECTIONS = {
     "ewc": "clrl.agents.ewc:EWC",
     "distill": "clrl.agents.distillation:PolicyDistillation",
     "replay": "clrl.agents.replay:ReservoirReplay",
+    "redo": "clrl.agents.redo:ReDo",
     "progressive": "clrl.agents.progressive:Progressive",
 }
 

@@ -27,6 +27,7 @@ from clrl.agents.guard import (
     message,
 )
 from clrl.agents.linear import speed_up
+from clrl.agents.plasticity import figures
 from clrl.agents.protection import Protection, add_gradient, asked_of_policy
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ else:
     _Base = object
 
 Array = NDArray[Any]
+
+_STATES = 2048  # most that figures of plasticity are measured in
 
 # Counters and buffers that decide how training goes on.
 _PLAIN = (
@@ -94,6 +97,7 @@ class Continual(_Base):
         self._generator = torch.Generator().manual_seed(self.seed or 0)
         self.policy.select(max(0, len(self.skills) - 1))
         self._register_hooks()
+        self._protect("check")
 
     # Skills
 
@@ -194,6 +198,12 @@ class Continual(_Base):
         rows = torch.as_tensor(self._experience())
         keep = torch.randperm(len(rows), generator=self._generator)[:count]
         return rows[keep.to(rows.device)].to(self.device).float()
+
+    def plasticity(self) -> dict[str, float]:
+        """`plasticity.figures` of the newest skill, in states evenly spread over its experience."""
+        rows = torch.as_tensor(self._experience())
+        rows = rows[:: -(-len(rows) // _STATES)].to(self.device).float()
+        return figures(self.policy, rows, self.skill)
 
     @property
     def protection_bytes(self) -> int:

@@ -80,6 +80,11 @@ class _MultiHead(nn.Module):
         """The actor's heads, that of the mean first."""
         raise NotImplementedError
 
+    @property
+    def actor_optimizer(self) -> torch.optim.Optimizer:
+        """What steps the actor."""
+        raise NotImplementedError
+
     def _to_columns(self) -> None:
         """Make body and heads the first column of a progressive network."""
         if self.progressive:
@@ -175,6 +180,11 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
     def outputs(self) -> list[Switch]:
         """The heads of the mean."""
         return [self.action_net]
+
+    @property
+    def actor_optimizer(self) -> torch.optim.Optimizer:
+        """What steps the actor, and the critic too."""
+        return self.optimizer
 
     def _add_head(self) -> None:
         columns = self._add_columns()
@@ -288,6 +298,12 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
     def outputs(self) -> list[Switch]:
         """The heads of mean and log-std."""
         return [self.actor.mu, self.actor.log_std]
+
+    @property
+    def actor_optimizer(self) -> torch.optim.Optimizer:
+        """What steps the actor."""
+        optimizer: torch.optim.Optimizer = self.actor.optimizer
+        return optimizer
 
     def _add_head(self) -> None:
         self._add_columns()

@@ -88,6 +88,9 @@ class Protection:
         self._calls: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
 
+    def check(self, learner: Learner) -> None:
+        """Raise ValueError where it cannot work with an agent, which has just been built."""
+
     def before_skill(self, learner: Learner) -> None:
         """Prepare for a skill, before its first environment step."""
 

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, make_output_format
 
-_STEP = "time/total_timesteps"
+STEP = "time/total_timesteps"
 
 
 class Progress:
@@ -107,4 +107,4 @@ def _rows_until(file: Path, step: int) -> list[dict[str, Any]]:
         return []
     with file.open(newline="") as text:
         rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(text)]
-    return [row for row in rows if _STEP in row and int(float(row[_STEP])) <= step]
+    return [row for row in rows if STEP in row and int(float(row[STEP])) <= step]

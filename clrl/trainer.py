@@ -13,7 +13,7 @@ from clrl.config import resolve
 from clrl.envs.curriculum import Curriculum, make_curriculum
 from clrl.eval.evaluator import Evaluator
 from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
-from clrl.progress import Progress, make_logger
+from clrl.progress import STEP, Progress, make_logger
 from clrl.run import Run
 
 _PROBES = 8  # looks at all skills so far while one is trained, for the learning curves
@@ -191,6 +191,7 @@ class _Trainer:
             if self.agent.num_timesteps < end:
                 self._checkpoint_if_due(env)
         self.agent.end_skill()
+        self._log({f"plasticity/{name}": x for name, x in self.agent.plasticity().items()})
         at.skill, at.begun = index + 1, False
         at.ends.append(self.agent.num_timesteps)
         self._evaluate()
@@ -213,12 +214,21 @@ class _Trainer:
             score = self._prober.score(self.agent, name, seed=EVAL_SEED // 2)
             curve = self.position.curves.setdefault(name, [])
             curve.append([self.agent.num_timesteps, score.rate])
-            self.agent.logger.record(f"success/{name}", score.rate)
-        self.agent.logger.dump(self.agent.num_timesteps)
+        self._log(
+            {f"success/{name}": self.position.curves[name][-1][1] for name in self.agent.skills}
+        )
         progress.probed(
             self.agent.num_timesteps, {name: c[-1][1] for name, c in self.position.curves.items()}
         )
         self.position.cost["eval_seconds"] += time.perf_counter() - start
+
+    def _log(self, figures: dict[str, float]) -> None:
+        """Write a row; a resumed run keeps those that say their step."""
+        step = self.agent.num_timesteps
+        for name, value in figures.items():
+            self.agent.logger.record(name, value)
+        self.agent.logger.record(STEP, step, exclude="tensorboard")
+        self.agent.logger.dump(step)
 
     def _evaluate(self) -> None:
         """Append a row to the matrix."""

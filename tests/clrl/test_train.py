@@ -1,5 +1,6 @@
 """A run from beginning to end: what it leaves, how it resumes, what it refuses."""
 
+import csv
 import json
 import os
 import signal
@@ -73,6 +74,12 @@ def test_a_run_leaves_what_the_design_says(finished: Run) -> None:
     assert result["protections"] == ["ewc", "distill", "replay"]
     header = (finished.path / "progress.csv").read_text().splitlines()[0]
     assert "success/reach" in header
+    with (finished.path / "progress.csv").open(newline="") as text:
+        rows = list(csv.DictReader(text))
+    assert all(row["time/total_timesteps"] for row in rows)  # resuming keeps those alone
+    ends = [row for row in rows if row["plasticity/effective_rank"]]
+    assert [int(float(row["time/total_timesteps"])) for row in ends] == [768, 2 * 768]
+    assert all(0.0 <= float(row["plasticity/dormant"]) <= 1.0 for row in ends)
     assert not any(
         "pickle" in p.suffix or p.suffix in (".pkl", ".pt", ".zip")
         for p in finished.path.rglob("*")
