@@ -130,6 +130,7 @@ class Continual(_Base):
     def end_skill(self) -> None:
         """Let the protections remember the skill, after its last update."""
         self._protect("after_skill")
+        self.policy.remember(self.visited)
 
     @property
     def skill(self) -> int:

@@ -57,15 +57,19 @@ class SkillFeatures(BaseFeaturesExtractor):
 
     def of(self, observations: Tensor, skill: int) -> Tensor:
         """Features of observations (batch, ...) of a skill, (batch, features_dim)."""
-        features = observations.flatten(start_dim=1)
-        if self.normalize:
-            scale = torch.rsqrt(self.var[skill] + 1e-8)
-            features = ((features - self.mean[skill]) * scale).clamp(-_CLIP, _CLIP)
+        features = self.normalised(observations.flatten(start_dim=1), skill)
         if self.one_hot:
             index = torch.full((len(features),), skill, device=features.device)
             named = functional.one_hot(index, self.max_skills).to(features.dtype)
             features = torch.cat((features, named), dim=1)
         return features
+
+    def normalised(self, rows: Tensor, skill: int) -> Tensor:
+        """Rows (..., obs) by the statistics of a skill, or as they are where none are kept."""
+        if not self.normalize:
+            return rows
+        scale = torch.rsqrt(self.var[skill] + 1e-8)
+        return ((rows - self.mean[skill]) * scale).clamp(-_CLIP, _CLIP)
 
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Policies with one head per skill on a shared trunk, and with one head for all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
 from clrl.agents.features import SkillFeatures
+from clrl.agents.memory import Memory, MemoryFeatures
 from clrl.agents.progressive import Grown, side_by_side, to_columns
 from clrl.agents.switch import Switch
 
@@ -103,6 +104,15 @@ class _MultiHead(nn.Module):
             return side_by_side(list(self.body), self.outputs[0], count)
         return list(self.body), list(self.outputs[0].layers)
 
+    def remember(self, visited: Callable[[int], Tensor]) -> None:
+        """Write a skill that has ended into the external memory, where there is one.
+
+        Args:
+            visited: Gives up to as many of its observations as it is asked for, (n, obs).
+        """
+        if isinstance(self.features, MemoryFeatures):
+            self.features.write(visited(self.features.written.shape[1]))
+
     def select(self, skill: int) -> None:
         """Make a skill's head and statistics the ones in use."""
         self.features.active = skill
@@ -140,6 +150,7 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
         normalize: bool = False,
         max_skills: int = 20,
         progressive: bool = False,
+        memory: Mapping[str, int] | None = None,
         **kwargs: Any,
     ) -> None:
         """Build the policy.
@@ -151,9 +162,16 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
             normalize: Normalise observations with statistics per skill.
             max_skills: Most skills the policy can hold.
             progressive: A column of the actor per skill, see `clrl.agents.progressive`.
+            memory: Of an external memory `rows`, the earlier observations that an observation
+                holds, and optionally `examples` kept of each skill and the `width` of what is read.
             kwargs: As SB3's `ActorCriticPolicy`.
         """
         options = self._options(kwargs, multi_head, normalize, max_skills, progressive)
+        if memory is not None:
+            if not multi_head:
+                raise ValueError("memory needs a head per skill; leave multi_head on")
+            options["features_extractor_class"] = MemoryFeatures
+            options["features_extractor_kwargs"] |= {"examples": 64, "width": 64, **memory}
         ActorCriticPolicy.__init__(self, *args, **options)
         self.features = self.features_extractor
         self._heads = _heads(self)
@@ -167,6 +185,9 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
             raise ValueError("clrl agents need a Box action space, without gSDE")
         self._lr = lr_schedule(1)
         self._to_columns()
+        if isinstance(self.features_extractor, MemoryFeatures):
+            for network in (self.mlp_extractor.policy_net, self.mlp_extractor.value_net):
+                network.insert(0, Memory(self.features_extractor))
         self.action_net = self._to_heads(self.action_net)
         self.value_net = Heads(self.value_net)
 
@@ -187,6 +208,9 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
         return self.optimizer
 
     def _add_head(self) -> None:
+        for network in (self.mlp_extractor.policy_net, self.mlp_extractor.value_net):
+            if isinstance(network[0], Memory):
+                network[0].add()
         columns = self._add_columns()
         mean, value = self.action_net.add(), self.value_net.add()
         if self.ortho_init:
@@ -255,6 +279,8 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         It puts layer norm and tanh after the first layer and leaky ReLU in place of ReLU after the
         others, in actor and critics, as Continual World has it (Wolczyk et al., NeurIPS 2021).
         """
+        if kwargs.pop("memory", None) is not None:
+            raise ValueError("SAC has no external memory; use PPO")
         if kwargs.get("use_sde"):
             raise ValueError("clrl agents work without gSDE")
         self._layer_norm = layer_norm
@@ -356,4 +382,4 @@ def _heads(policy: nn.Module) -> list[Switch]:
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:
-    return [m for m in network.modules() if isinstance(m, nn.Linear | nn.LayerNorm)]
+    return [m for m in network.children() if isinstance(m, nn.Linear | nn.LayerNorm)]

@@ -76,7 +76,7 @@ class ReDo(Protection):
             self.recycled += int(dead.sum())
             means = {skill: values[i][0].mean(dim=0) for skill, values in seen.items()}
             for reader, said in _readers(policy, layers[i + 1 :], means):
-                reader.bias += reader.weight[:, dead] @ said[dead]
+                reader.bias.add_(reader.weight[:, dead] @ said[dead])
                 reader.weight[:, dead] = 0.0
                 _forget(policy.actor_optimizer, reader.weight, (slice(None), dead))
             self._renew(policy.actor_optimizer, layer, dead)

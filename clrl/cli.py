@@ -79,6 +79,7 @@ def _train(options: argparse.Namespace) -> None:
         success_rule=options.success,
         out=options.out,
         device=options.device,
+        memory=options.memory,
         quiet=options.json,
         **({} if options.threads is None else {"threads": options.threads}),
     )
@@ -257,6 +258,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="budget of each skill, rounded up to whole rollouts",
+    )
+    train.add_argument(
+        "--memory",
+        type=int,
+        metavar="ROWS",
+        help="an external memory, of this many observations of an episode and earlier skills' own",
     )
     _protocol(train)
     train.add_argument("--out", metavar="DIR", help="the run's directory, which must not exist")

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
+from clrl.agents.memory import MemoryFeatures
 from clrl.envs.curriculum import Curriculum
 from clrl.envs.layout import Layout
 
@@ -60,6 +61,10 @@ def build(agent: Any, curriculum: Curriculum, parts: Layout | None = None) -> on
     Raises:
         ValueError: the policy has a layer that is not known here.
     """
+    if any(getattr(skill, "recall", 0) for skill in curriculum) or isinstance(
+        agent.policy.features, MemoryFeatures
+    ):
+        raise ValueError("an agent with an external memory cannot be exported; train it without")
     graph, policy = _Graph(), agent.policy
     count = len(agent.skills)
     size = int(curriculum.observation_space.shape[0])

@@ -57,6 +57,7 @@ def train(
     steps_per_skill: int | None = None,
     horizon: int | None = None,
     success_rule: str | None = None,
+    memory: int | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -72,6 +73,8 @@ def train(
         steps_per_skill: Budget of every skill, in place of each skill's own.
         horizon: Control steps per episode of every skill, in place of each skill's own.
         success_rule: "any-step" or "last-step", likewise.
+        memory: Give the policy an external memory, with this many observations of the episode
+            beside the examples of earlier skills; 0 for the latter alone.
         out: The run's directory; `runs/CURRICULUM-AGENT-seedN` by default.
         device: "cpu"; "cuda", where networks and worlds live on a GPU; or "auto", the GPU if it is
             there and `worlds` are enough for it.
@@ -90,6 +93,10 @@ def train(
     if steps_per_skill is not None and not (whole and 1 <= steps_per_skill <= 10**12):
         raise ValueError(f"steps per skill must be in [1, 10^12], got {steps_per_skill}")
     made = make_curriculum(curriculum).under(horizon, success_rule)
+    if memory is not None:
+        made = _recalling(made, memory)
+        policy = dict(options.get("policy_kwargs") or {})
+        options["policy_kwargs"] = policy | {"memory": {"rows": memory}}
     if steps_per_skill is not None:
         made = Curriculum(made.name, made.skills, steps_per_skill)
     config = resolve(
@@ -102,6 +109,19 @@ def train(
     )
     Run(path, config, made).build()  # options that do not fit must not leave a directory
     return _Trainer(Run.create(path, config, made), quiet).finish()
+
+
+def _recalling(curriculum: Curriculum, rows: int) -> Curriculum:
+    """The same skills, whose observations show `rows` earlier ones."""
+    if not rows:
+        return curriculum
+    outside = [skill.name for skill in curriculum if not hasattr(skill, "recall")]
+    if outside or curriculum.is_padded:
+        raise ValueError(
+            "a memory of the episode needs skills in worlds, of the same size; give --memory 0"
+            + (f" or leave out {', '.join(outside)}" if outside else "")
+        )
+    return curriculum.under(recall=rows)
 
 
 def resume(path: str | Path, curriculum: Curriculum | None = None, *, quiet: bool = False) -> Run:

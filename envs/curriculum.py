@@ -144,13 +144,18 @@ class Curriculum:
             steps.append(skill.steps if budget is None else budget)
         return Curriculum(str(content.get("name", "own")), skills, steps)
 
-    def under(self, horizon: int | None = None, success_rule: str | None = None) -> "Curriculum":
+    def under(
+        self,
+        horizon: int | None = None,
+        success_rule: str | None = None,
+        recall: int | None = None,
+    ) -> "Curriculum":
         """The same skills under another protocol; None keeps each skill's own.
 
         Raises:
             ValueError: a skill does not take it.
         """
-        chosen = {"horizon": horizon, "success_rule": success_rule}
+        chosen = {"horizon": horizon, "success_rule": success_rule, "recall": recall}
         chosen = {key: value for key, value in chosen.items() if value is not None}
         if not chosen:
             return self

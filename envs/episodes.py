@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from clrl.envs.counter_random import uniform
+from clrl.envs.recall import Recall
 from clrl.envs.skill import Skill, Terms
 from clrl.envs.world import make_world
 
@@ -53,6 +54,11 @@ class Episodes:
         self.elapsed = torch.zeros(n, dtype=torch.int64)
         self.succeeded = torch.zeros_like(self._every)
         self.returns = torch.zeros(n, dtype=torch.float64, device=self.world.device)
+        self._size = int(skill.observation_space.shape[0]) // (1 + skill.recall)
+        self.recall: Recall | None = None
+        if skill.recall:
+            shape = (n, self._size, skill.recall, skill.horizon)
+            self.recall = Recall(*shape, self.world.device)
 
     def seed(self, seed: int | Tensor) -> None:
         """Seed world i with `seed + i`, or with `seed[i]`; takes effect at its next reset."""
@@ -75,7 +81,13 @@ class Episodes:
         self._episode += mask
         self.succeeded.masked_fill_(mask, False)
         self.returns.masked_fill_(mask, 0.0)
-        return self.skill.observe(self.world).float()
+        if self.recall:
+            self.recall.forget(mask)
+        return self._observe()
+
+    def _observe(self) -> Tensor:
+        observation = self.skill.observe(self.world).float()
+        return self.recall.show(observation) if self.recall else observation
 
     @torch.inference_mode()
     def step(self, action: Tensor) -> Step:
@@ -89,21 +101,22 @@ class Episodes:
             self._checked = True
         reward = torch.stack(list(terms.values())).sum(dim=0)
         success = self.skill.success(self.world)
+        if self.recall:
+            self.recall.keep(self.elapsed)
         self.elapsed += 1
         self.succeeded.copy_(self.succeeded | success if self._any else success)
         self.returns += reward
         done = self.elapsed >= self.skill.horizon
-        return Step(self.skill.observe(self.world).float(), reward, terms, success, done)
+        return Step(self._observe(), reward, terms, success, done)
 
     def _check(self, terms: object, success: object, observation: object) -> None:
         """Say which function of a skill gives what cannot be meant, at the first step."""
         if not isinstance(terms, dict) or not terms:
             raise ValueError(f"skill {self.skill.name!r}: reward must give a dict of named terms")
-        size = self.skill.observation_space.shape
         expected: dict[str, tuple[object, tuple[int, ...]]] = {
             f"reward's {name!r}": (term, ()) for name, term in terms.items()
         }
-        expected |= {"success": (success, ()), "observe": (observation, size)}
+        expected |= {"success": (success, ()), "observe": (observation, (self._size,))}
         for name, (value, shape) in expected.items():
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             if found != (self.n, *shape):
@@ -127,6 +140,8 @@ class Episodes:
             "succeeded": self.succeeded,
             "returns": self.returns,
         }
+        if self.recall:
+            state |= {"recalled": self.recall.rows, "now": self.recall.now}
         return {name: value.to("cpu", copy=True) for name, value in state.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -137,3 +152,6 @@ class Episodes:
         self.elapsed.copy_(state["elapsed"])
         self.succeeded.copy_(state["succeeded"])
         self.returns.copy_(state["returns"])
+        if self.recall:
+            self.recall.rows.copy_(state["recalled"])
+            self.recall.now.copy_(state["now"])

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from clrl.envs.catalog import skill_id
+from clrl.envs.recall import recalled
 from clrl.envs.world import CONTACTS, World
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Skill(ABC):
         parameters: Model fields with a value per world, which `reset` writes.
         contacts: Room for contacts per world on engines that allocate it beforehand; running out
             of it is an error there.
-        observation_space: Bounds of `observe`, float32.
+        recall: Earlier observations of the episode that an observation shows too, see `Recall`.
+        observation_space: Bounds of `observe`, float32, and of what is recalled.
         action_space: Bounds of the action, float32.
     """
 
@@ -55,6 +57,7 @@ class Skill(ABC):
     draws: int = 0
     parameters: tuple[str, ...] = ()
     contacts: int = CONTACTS
+    recall: int = 0
     _chosen: Mapping[str, Any] = MappingProxyType({})
     observation_space: spaces.Box
     action_space: spaces.Box
@@ -65,6 +68,7 @@ class Skill(ABC):
         name: str | None = None,
         horizon: int | None = None,
         success_rule: str | None = None,
+        recall: int | None = None,
     ) -> None:
         """Choose what a curriculum may choose; None is the class's own.
 
@@ -72,11 +76,12 @@ class Skill(ABC):
             name: Within a curriculum.
             horizon: Control steps per episode.
             success_rule: "any-step" or "last-step".
+            recall: Earlier observations to show, evenly spread over the horizon.
 
         Raises:
-            ValueError: an unknown rule, or a horizon out of range.
+            ValueError: an unknown rule, or a number out of range.
         """
-        chosen = {"name": name, "horizon": horizon, "success_rule": success_rule}
+        chosen = {"name": name, "horizon": horizon, "success_rule": success_rule, "recall": recall}
         self._chosen = {key: value for key, value in chosen.items() if value is not None}
         for key, value in self._chosen.items():
             setattr(self, key, value)
@@ -86,6 +91,13 @@ class Skill(ABC):
             raise ValueError(
                 f"horizon must be a whole number in [1, {_LONGEST:,}], got {self.horizon!r}"
             )
+        if not isinstance(self.recall, int) or not 0 <= self.recall <= self.horizon:
+            raise ValueError(
+                f"recall must be a whole number in [0, {self.horizon}], the horizon, "
+                f"got {self.recall!r}"
+            )
+        if self.recall:
+            self.observation_space = recalled(self.observation_space, self.recall)
 
     @property
     @abstractmethod

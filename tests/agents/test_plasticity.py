@@ -70,8 +70,7 @@ def redo_agent(
 ) -> tuple[Any, ReDo]:
     redo = make_protection("redo", every=1, **options)
     assert isinstance(redo, ReDo)
-    policy = {"activation_fn": activation}
-    return make_agent(kind, [redo], **policy), redo
+    return make_agent(kind, [redo], activation_fn=activation), redo
 
 
 def kill(agent: Any, units: slice, bias: float) -> None:
