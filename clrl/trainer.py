@@ -183,7 +183,9 @@ class _Trainer:
             env.set_state(self._env_state)  # type: ignore[attr-defined]
         else:
             at.begun, at.start = True, self.agent.num_timesteps
-            self.agent.begin_skill(name, env, budget)
+            adapted = self.run.config.adapted
+            like = adapted["like"] if adapted and index >= adapted["skills"] else None
+            self.agent.begin_skill(name, env, budget, like)
         end = at.start + budget
         while self.agent.num_timesteps < end:
             self._learn_chunk(end, budget, progress.watch(name))

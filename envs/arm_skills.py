@@ -121,7 +121,7 @@ class Dial(ArmSkill):
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the peg is after a turn of 1.0 to 1.8 rad."""
-        angle = between(random[:, 0], 1.0, 1.8)
+        angle = self.side * between(random[:, 0], 1.0, 1.8)
         centre = world.field("mocap_pos")[mask, world.mocap("dial_stand")]
         goal = self.position(world)[mask]
         radius = (goal - centre)[:, :2].norm(dim=1)
