@@ -225,6 +225,10 @@ def _model(payload: float, friction: float, mirrored: bool) -> mujoco.MjModel:
     for name in ("puck", "table"):
         geom = spec.geom(name)
         geom.friction = geom.friction * [friction, 1.0, 1.0]
+    for name in ("drawer", "dial"):
+        joint = spec.joint(name)
+        joint.frictionloss *= friction
+        joint.damping = joint.damping * friction
     if mirrored:
         dial = spec.joint("dial")
         dial.range = -dial.range[::-1]
