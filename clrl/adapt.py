@@ -11,7 +11,7 @@ from clrl.envs.catalog import make_skill
 from clrl.envs.curriculum import Curriculum, Task
 from clrl.eval.evaluator import Evaluator
 from clrl.eval.report import percent
-from clrl.measure import EVAL_SEED
+from clrl.measure import EVAL_SEED, performer
 from clrl.run import Run
 from clrl.trainer import resume
 
@@ -65,7 +65,7 @@ def adapt(
     config = replace(
         base.config,
         curriculum=extended.to_json(),
-        adapted={"base": str(path), "skills": len(base.curriculum), "like": like},
+        adapted={"base": str(path), "like": (base.config.adapted or {"like": {}})["like"] | like},
         device=base.config.device if device is None else resolve_device(device, base.config.worlds),
         threads=base.config.threads if threads is None else threads,
     )
@@ -102,7 +102,7 @@ class Adaptation:
         pairs = list(zip(result.success[-2], result.success[-1], strict=True))
         before, after = pairs[-1]
         kept = dict(zip(names, pairs[:-1], strict=True))
-        return Adaptation(kept, new, run.config.adapted["like"], before, after)
+        return Adaptation(kept, new, run.like(new), before, after)
 
     @property
     def loss(self) -> float:
@@ -128,8 +128,8 @@ def _extended(
     name: str | None,
     like: str | None,
     steps: int | None,
-) -> tuple[Curriculum, str | None]:
-    """The curriculum with one more skill, and the skill that it starts from."""
+) -> tuple[Curriculum, dict[str, str]]:
+    """The curriculum with one more skill, and by its name the skill that it starts from, if any."""
     known = {task.name: task.spec for task in base.curriculum}
     spec = {**known.get(skill, {"id": skill}), **variant}
     key = spec.pop("id")
@@ -157,7 +157,7 @@ def _extended(
                 f"skill {name!r} does not fit {base.path}: its {kind.replace('_', ' ')} is "
                 f"{getattr(made, kind)}, the run's {before}"
             )
-    return extended, like
+    return extended, {name: like} if like else {}
 
 
 def _name(skill: Task, variant: Mapping[str, Any]) -> str:
@@ -168,7 +168,7 @@ def _name(skill: Task, variant: Mapping[str, Any]) -> str:
 
 def _inherit(base: Run, finals: list[Path], made: Run) -> None:
     """Put the base's history into a new run, with a column for the new skill in its matrix."""
-    name, like = made.curriculum.names[-1], made.config.adapted["like"]
+    name = made.curriculum.names[-1]
     config = made.config
     evaluator = Evaluator(
         made.curriculum, episodes=config.episodes, threads=config.threads, device=config.device
@@ -177,10 +177,9 @@ def _inherit(base: Run, finals: list[Path], made: Run) -> None:
     for final in finals:
         state, info = checkpoint.read(final)
         agent = base.build(state["agent"])
-        policy = agent.for_skill(like) if like in agent.skills else agent.newest()
-        column.append(evaluator.score(policy, name, seed=EVAL_SEED))
-        position = state["position"]
-        for score, wins, returns in zip(column, position["successes"], position["returns"], strict=True):
+        column.append(evaluator.score(performer(made, agent, name), name, seed=EVAL_SEED))
+        rows = (state["position"][key] for key in ("successes", "returns"))
+        for score, wins, returns in zip(column, *rows, strict=True):
             wins.append(int(score.success.sum()))
             returns.append(float(score.returns.mean()))
         made.save_checkpoint(agent.num_timesteps, state, info)

@@ -109,6 +109,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     resume.add_argument("run", help="the run's directory")
 
+    adapt = _add(
+        menu,
+        "adapt",
+        commands.adapt,
+        "teach a trained agent one more skill, or a variant of one, in a new run",
+        "clrl adapt runs/arm3-1 --skill dial --set payload=4 --steps 100000",
+    )
+    adapt.add_argument("run", help="the run's directory, which stays as it is")
+    adapt.add_argument("--skill", required=True, help="an id of `clrl list`, or a skill of the run")
+    adapt.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of the skill, such as payload=2 friction=0.5 mirrored=true",
+    )
+    adapt.add_argument("--name", help="of the new skill; its own and what varies by default")
+    adapt.add_argument(
+        "--like", metavar="SKILL", help="whose head it starts from; its kind's if any"
+    )
+    adapt.add_argument(
+        "--steps", type=int, metavar="N", help="of training; the skill's own if none"
+    )
+    adapt.add_argument("--out", metavar="DIR", help="the new run; RUN-NAME by default")
+    adapt.add_argument("--device", help="auto, cpu or cuda; as RUN if none")
+    adapt.add_argument("--threads", type=int, metavar="N", help="of the physics; as RUN if none")
+
     evaluate = _add(
         menu,
         "evaluate",
@@ -142,6 +169,13 @@ def _parser() -> argparse.ArgumentParser:
         "clrl export runs/arm3-1 --out bundles/arm3-1",
     )
     export.add_argument("run", help="the run's directory")
+    export.add_argument(
+        "--variants",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs that `clrl adapt` made from it, whose new skills go along",
+    )
     export.add_argument("--out", metavar="BUNDLE", help="the bundle, which must not exist")
     export.add_argument("--hub-dir", metavar="DIR", help="a folder for Hugging Face, likewise")
     export.add_argument(

@@ -41,6 +41,40 @@ def resume(options: argparse.Namespace) -> None:
     _conclude(resume(options.run, quiet=options.json), options.json)
 
 
+def adapt(options: argparse.Namespace) -> None:
+    """Teach a trained agent one more skill and show what the others kept."""
+    from clrl.adapt import Adaptation, adapt
+
+    run = adapt(
+        options.run,
+        options.skill,
+        variant=dict(map(_setting, options.set)),
+        name=options.name,
+        like=options.like,
+        steps=options.steps,
+        out=options.out,
+        device=options.device,
+        threads=options.threads,
+        quiet=options.json,
+    )
+    result = Adaptation.of(run)
+    if options.json:
+        print(json.dumps(result.to_json() | {"run": str(run.path)}))
+        return
+    print(f"{run.retention()}\n\n{result}\n\n{run.path}")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value as JSON reads it, or else as text."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ValueError(f"--set takes KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
 def _conclude(run: Any, as_json: bool) -> None:
     _show(run.retention(), as_json)
     if not as_json:
@@ -88,19 +122,23 @@ def export(options: argparse.Namespace) -> None:
     from clrl.envs.opengl import choose_backend
 
     choose_backend()
-    from clrl.export import LEARNED, export, finished, write
+    from clrl.export import LEARNED, export, write
     from clrl.run import Run
 
     if not options.out and not options.hub_dir:
         raise ValueError("give --out, --hub-dir or both")
     run = Run.open(options.run)
-    result = finished(run)
+    run.finished()
+    result = run.retention()
     print(result, file=sys.stderr if options.json else sys.stdout)
     rates = zip(result.skills, result.success[-1], strict=True)
     if poor := [f"{name} {rate:.0%}" for name, rate in rates if rate < LEARNED]:
         print(f"clrl: under {LEARNED:.0%} success: {', '.join(poor)}", file=sys.stderr)
     files = export(
-        run, min_retention=options.min_retention, allow_forgetting=options.allow_forgetting
+        run,
+        [Run.open(path) for path in options.variants],
+        min_retention=options.min_retention,
+        allow_forgetting=options.allow_forgetting,
     )
     if options.out:
         write(Path(options.out), files)

@@ -58,8 +58,8 @@ class Config:
         threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
         episodes: Episodes per skill in each row of the retention matrix.
         options: Arguments of the agent's class.
-        adapted: Of a run that `clrl adapt` made: the `base` it started from, how many `skills` that
-            had, and which of them the new one is `like`.
+        adapted: Of a run that `clrl adapt` made: the `base` it started from, and `like`, the skills
+            that added ones start from by name.
     """
 
     curriculum: dict[str, Any]

@@ -106,6 +106,11 @@ class Run:
         for old in self._passing()[:-_KEEP]:
             shutil.rmtree(old)
 
+    def like(self, name: str) -> str | None:
+        """The skill that one which `clrl adapt` added starts from, if any."""
+        found: str | None = (self.config.adapted or {"like": {}})["like"].get(name)
+        return found
+
     def finals(self) -> list[Path]:
         """Checkpoints before training and at the end of each skill, in order.
 

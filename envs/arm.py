@@ -98,7 +98,8 @@ class ArmSkill(Skill):
         Args:
             payload: Mass that hangs at the hand, in [0, 4] kg.
             friction: Factor on the sliding friction of puck and table, in [0.05, 20].
-            mirrored: Dial and button change sides, and the dial turns the other way.
+            mirrored: The scene reflected in the robot's x-z plane: dial and button change sides,
+                the dial turns the other way.
             options: As every `Skill`.
 
         Raises:
@@ -110,7 +111,7 @@ class ArmSkill(Skill):
         if not isinstance(mirrored, bool):
             raise ValueError(f"mirrored must be true or false, got {mirrored!r}")
         self._variant = (float(payload), float(friction), mirrored)
-        self.side = -1.0 if mirrored else 1.0
+        self.side = -1.0 if mirrored else 1.0  # of everything along y
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -132,9 +133,11 @@ class ArmSkill(Skill):
         puck = world.joint("puck")
         joints[:, puck : puck + 2] = between(random[:, 3:5], *_PUCK)
         place[:, world.mocap("cabinet"), 1] = between(random[:, 5], *_CABINET_Y)
-        for stand, draw, box in (("dial", slice(6, 8), _DIAL), ("button", slice(8, 10), _BUTTON)):
-            place[:, world.mocap(f"{stand}_stand"), :2] = between(random[:, draw], *box)
-            place[:, world.mocap(f"{stand}_stand"), 1] *= self.side
+        place[:, world.mocap("dial_stand"), :2] = between(random[:, 6:8], *_DIAL)
+        place[:, world.mocap("button_stand"), :2] = between(random[:, 8:10], *_BUTTON)
+        if self.side < 0.0:
+            joints[:, [0, puck + 1]] *= -1.0  # the yaw of the base, and where the puck lies
+            place[:, :, 1] *= -1.0
         qpos[mask], fixtures[mask] = joints, place
         world.forward(mask)
         goal = self.goal(world, mask, random[:, _SCENE_DRAWS:])
