@@ -1,4 +1,4 @@
-"""`clrl adapt`: one more skill, or a variant of one, for a trained agent, and what the rest kept."""
+"""`clrl adapt`: one more skill, or a variant, for a trained agent, and what the others kept."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -60,12 +60,12 @@ def adapt(
             f"{path} was trained without protections, so that nothing would keep its skills; "
             "train it with --protect"
         )
-    extended, like = _extended(base, skill, dict(variant or {}), name, like, steps)
+    extended, start = _extended(base, skill, dict(variant or {}), name, like, steps)
     new = extended.names[-1]
     config = replace(
         base.config,
         curriculum=extended.to_json(),
-        adapted={"base": str(path), "like": (base.config.adapted or {"like": {}})["like"] | like},
+        adapted={"base": str(path), "like": (base.config.adapted or {"like": {}})["like"] | start},
         device=base.config.device if device is None else resolve_device(device, base.config.worlds),
         threads=base.config.threads if threads is None else threads,
     )

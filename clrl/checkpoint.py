@@ -108,7 +108,7 @@ def verify(path: Path) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """Sum over the tensors of a checkpoint, the same wherever it was copied to; errors as `info`."""
+    """Sum over the tensors of a checkpoint, the same in every copy; errors as `info`."""
     found: str = _manifest(path)["files"][TENSORS]["sha256"]
     return found
 

@@ -66,7 +66,8 @@ class Voice:
     def size(self) -> int:
         """Bytes of its layers and of its observation statistics, as float32."""
         own = (p for layer in self.layers for p in layer.parameters())
-        return sum(p.nbytes for p in own) + self.agent.policy.features.mean[0].nbytes * 2
+        statistics: int = 2 * self.agent.policy.features.mean[0].nbytes
+        return statistics + sum(p.nbytes for p in own)
 
 
 def voices_of(run: Run, variants: Sequence[Run] = ()) -> list[Voice]:

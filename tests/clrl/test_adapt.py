@@ -74,9 +74,10 @@ def test_a_stopped_adaptation_resumes_bit_for_bit(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("clrl.trainer._Trainer._learn", stop)
-        adapt(base.path, "press", out=tmp_path / "cut", **arguments)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(base.path, "press", out=tmp_path / "cut", **arguments)
     resumed = clrl.resume(tmp_path / "cut", quiet=True)
     pairs = zip(whole.agent().policy.parameters(), resumed.agent().policy.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -132,7 +133,7 @@ def test_only_variants_of_the_same_run_share_a_bundle(
 ) -> None:
     other = clrl.train(PAIR, seed=1, out=tmp_path / "other", **PPO)
     for run, variant in ((other, heavy), (base, other), (base, base)):
-        with pytest.raises(ValueError, match="was not made from .* by `clrl adapt`"):
+        with pytest.raises(ValueError, match=r"was not made from .* by `clrl adapt`"):
             export.export(run, [variant], allow_forgetting=True)
     with pytest.raises(ValueError, match="two skills share a name"):
         export.export(base, [heavy, heavy], allow_forgetting=True)

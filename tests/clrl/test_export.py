@@ -210,7 +210,7 @@ def test_forgetting_can_be_allowed_and_is_written_down(
 
 def test_an_unfinished_run_is_not_exported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "finals", lambda self: [])
-    with pytest.raises(ValueError, match="is not finished: .*; finish it with `clrl resume"):
+    with pytest.raises(ValueError, match=r"is not finished: .*; finish it with `clrl resume"):
         export.export(run)
 
 
