@@ -5,6 +5,7 @@ its own shared layers along with its head, so that the run's skills stay as they
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +55,17 @@ class Voice:
 
     @property
     def layers(self) -> list[nn.Module]:
-        """From normalised observation to the action's mean: shared layers, then its head."""
+        """From normalised observation to the action's mean: shared layers, then its head; copies.
+
+        They are as the skill sees them: a protection may give each its own weights.
+        """
         policy, index = self.agent.policy, self.index
         actor = getattr(policy, "actor", policy)
         is_sac = actor is not policy
         shared = actor.latent_pi if is_sac else policy.mlp_extractor.policy_net
         heads = (actor.mu if is_sac else policy.action_net).layers
-        return [*shared, heads[index if len(heads) > 1 else 0]]
+        with policy.using(index):
+            return deepcopy([*shared, heads[index if len(heads) > 1 else 0]])
 
     @property
     def size(self) -> int:
