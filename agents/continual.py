@@ -28,7 +28,7 @@ from clrl.agents.guard import (
 )
 from clrl.agents.linear import speed_up
 from clrl.agents.plasticity import figures
-from clrl.agents.protection import Protection, add_gradient, asked_of_policy
+from clrl.agents.protection import Protection, add_gradient, asked_of_policy, in_order
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base
@@ -80,7 +80,7 @@ class Continual(_Base):
         if updates not in ("fast", "sb3"):
             raise ValueError(f"updates must be 'fast' or 'sb3', got {updates!r}")
         self.updates = updates
-        self.protections = list(protect)
+        self.protections = in_order(protect)
         self.skills: list[str] = []
         self.unread = Unread()
         self.protection_seconds = 0.0
@@ -97,11 +97,13 @@ class Continual(_Base):
         self._generator = torch.Generator().manual_seed(self.seed or 0)
         self.policy.select(max(0, len(self.skills) - 1))
         self._register_hooks()
-        self._protect("check")
+        self._protect("attach")
 
     # Skills
 
-    def begin_skill(self, name: str, env: Any = None, steps: int | None = None) -> None:
+    def begin_skill(
+        self, name: str, env: Any = None, steps: int | None = None, like: str | None = None
+    ) -> None:
         """Start learning a skill: a new head, fresh moments, fresh experience.
 
         The first skill takes the head the agent was built with.
@@ -110,16 +112,18 @@ class Continual(_Base):
             name: Of the skill, new to this agent.
             env: Its environment; the present one stays if none is given.
             steps: Its budget, over which learning-rate schedules run from 1 to 0.
+            like: An earlier skill, from whose head and observation statistics it starts.
 
         Raises:
-            ValueError: the agent has that skill already, or the environment's spaces differ.
+            ValueError: the agent has that skill already or not the one it is like, or the
+                environment's spaces differ.
         """
         if name in self.skills:
             raise ValueError(f"the agent has learned skill {name!r} already")
         if env is not None:
             self.set_env(env)
         if self.skills:
-            self.policy.add_head()
+            self.policy.add_head(None if like is None else self.skill_index(like))
             self.policy_kwargs = self.policy_kwargs | {"n_heads": self.policy.n_heads}
             self._start_afresh()
         self.skills.append(name)

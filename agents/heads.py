@@ -60,13 +60,17 @@ class _MultiHead(nn.Module):
             "features_extractor_kwargs": options,
         }
 
-    def add_head(self) -> None:
-        """Make room for one more skill."""
+    def add_head(self, like: int | None = None) -> None:
+        """Make room for one more skill, which starts as another one is but for its exploration."""
         if self.n_heads >= self.max_skills:
             raise ValueError(f"the policy holds at most max_skills={self.max_skills} skills")
         self.n_heads += 1
         if self.multi_head:
             self._add_head()
+        if like is not None:
+            self.features.copy(like, self.n_heads - 1)
+            for heads in self._heads if self.multi_head else []:
+                heads.copy(like)
 
     def _add_head(self) -> None:
         raise NotImplementedError
@@ -98,11 +102,11 @@ class _MultiHead(nn.Module):
     def _add_columns(self) -> list[nn.Linear]:
         return [level.add() for level in self.body if isinstance(level, Grown)]
 
-    def plain_actor(self, count: int) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The actor of `count` skills in plain layers: its body, and the heads of the mean."""
+    def plain_actor(self, skill: int) -> list[nn.Module]:
+        """From features to the action's mean in a skill, in plain layers of the same shapes."""
         if self.progressive:
-            return side_by_side(list(self.body), self.outputs[0], count)
-        return list(self.body), list(self.outputs[0].layers)
+            return side_by_side(list(self.body), self.outputs[0], skill)
+        return [*self.body, self.outputs[0].layers[skill if self.multi_head else 0]]
 
     def remember(self, visited: Callable[[int], Tensor]) -> None:
         """Write a skill that has ended into the external memory, where there is one.

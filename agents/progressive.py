@@ -45,6 +45,12 @@ class Grown(Switch):
         self.layers.append(layer)
         return layer
 
+    @torch.no_grad()
+    def copy(self, source: int) -> None:
+        """Start the newest layer with what an earlier one reads, and nothing of its own column."""
+        newest: Any = self.layers[-1]
+        newest.load_state_dict(_joined([self.layers[source]], newest.in_features).state_dict())
+
 
 class Level(Grown):
     """The same layer of all columns, whose values lie side by side, the oldest column first.
@@ -63,6 +69,9 @@ class Level(Grown):
             Shape (batch, (active + 1) * out).
         """
         return torch.cat([layer(x[:, : layer.in_features]) for layer in self.columns], dim=1)
+
+    def copy(self, source: int) -> None:
+        """Leave the newest column as it is: it learns, beside those that are frozen."""
 
     @property
     def columns(self) -> list[Any]:
@@ -85,25 +94,22 @@ def to_columns(network: nn.Sequential) -> None:
             network[i] = Level(layer, lateral=i > 0)
 
 
-def side_by_side(
-    network: Sequence[nn.Module], heads: Switch, count: int
-) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The first columns as one plain network: what each does not read has the weight 0.
+def side_by_side(network: Sequence[nn.Module], heads: Switch, skill: int) -> list[nn.Module]:
+    """All columns as one plain network: what one does not read has the weight 0.
 
     Args:
         network: Levels and what is between them.
         heads: On the last level.
-        count: Of columns.
+        skill: Whose head to take.
 
     Returns:
-        Its layers, and its heads of the first `count` skills.
+        Its layers, the head last; those before it are the same for every skill.
     """
     wide: list[nn.Module] = [
-        _joined(list(layer.layers)[:count]) if isinstance(layer, Level) else layer
-        for layer in network
+        _joined(list(layer.layers)) if isinstance(layer, Level) else layer for layer in network
     ]
-    every: list[Any] = list(heads.layers)[:count]
-    return wide, [_joined([head], every[-1].in_features) for head in every]
+    every: list[Any] = list(heads.layers)
+    return [*wide, _joined([every[skill]], every[-1].in_features)]
 
 
 @torch.no_grad()

@@ -61,12 +61,15 @@ class Protection:
     without it.
 
     Attributes:
+        order: Its turn among others: 0 looks at the learner's own gradient, 1 adds to it, 2 changes
+            what has been added up.
+        alone: Whether it takes no other beside it.
         policy_kwargs: What it asks of the policy beside what the user does.
-        alone: Whether nothing can be protected beside it.
     """
 
-    policy_kwargs: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    order: ClassVar[int] = 1
     alone: ClassVar[bool] = False
+    policy_kwargs: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, strength: float = 1.0, seed: int = 0, every: int = 1) -> None:
         """Set what every protection has.
@@ -88,8 +91,8 @@ class Protection:
         self._calls: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
 
-    def check(self, learner: Learner) -> None:
-        """Raise ValueError where it cannot work with an agent, which has just been built."""
+    def attach(self, learner: Learner) -> None:
+        """Look at the agent, once it is built; ValueError where it cannot be protected so."""
 
     def before_skill(self, learner: Learner) -> None:
         """Prepare for a skill, before its first environment step."""
@@ -126,19 +129,24 @@ class Protection:
         return 0
 
 
-def asked_of_policy(protections: Sequence[Protection]) -> dict[str, Any]:
-    """What protections ask of the policy.
+def in_order(protections: Sequence[Protection]) -> list[Protection]:
+    """Protections by their `order`, and as they were given where it is the same.
 
     Raises:
-        ValueError: one of them stands alone, but does not.
+        ValueError: one that stands alone has another beside it.
     """
+    active = [p for p in protections if p.strength > 0.0]
+    for one in active:
+        others = ", ".join(type(p).__name__ for p in active if p is not one)
+        if one.alone and others:
+            name = type(one).__name__
+            raise ValueError(f"{name} takes no other protection beside it; drop it or {others}")
+    return sorted(protections, key=lambda protection: protection.order)
+
+
+def asked_of_policy(protections: Sequence[Protection]) -> dict[str, Any]:
+    """What those protections that are switched on ask of the policy."""
     active = [protection for protection in protections if protection.strength > 0.0]
-    for protection in active:
-        if protection.alone and len(active) > 1:
-            others = ", ".join(type(p).__name__ for p in active if p is not protection)
-            raise ValueError(
-                f"{type(protection).__name__} leaves nothing to protect beside it; drop {others}"
-            )
     return {name: value for p in active for name, value in p.policy_kwargs.items()}
 
 

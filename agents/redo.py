@@ -51,7 +51,7 @@ class ReDo(Protection):
         self.recycled = 0
         self.memory: dict[int, Tensor] = {}
 
-    def check(self, learner: Learner) -> None:
+    def attach(self, learner: Learner) -> None:
         """Refuse layer norm."""
         if any(isinstance(layer, nn.LayerNorm) for layer in learner.policy.body):
             raise ValueError("ReDo and layer_norm exclude each other: it would mix recycled units")

@@ -26,3 +26,7 @@ class Switch(nn.Module):
     def add(self) -> Any:
         """Append a layer for one more skill, and give it."""
         raise NotImplementedError
+
+    def copy(self, source: int) -> None:
+        """Start the newest layer as that of an earlier skill."""
+        self.layers[-1].load_state_dict(self.layers[source].state_dict())

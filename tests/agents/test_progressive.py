@@ -97,6 +97,12 @@ def test_the_actor_grows_by_its_laterals() -> None:
     ]
 
 
+def test_a_skill_like_an_earlier_one_starts_as_it_is(kind: str) -> None:
+    agent = three_skills(kind, normalize=True)
+    agent.begin_skill("variant", like="mirror")
+    torch.testing.assert_close(told(agent, 3)[0], told(agent, 1)[0])
+
+
 def test_a_resumed_agent_goes_on_bit_for_bit(kind: str) -> None:
     agent, other = resumed_twins(lambda: make_agent(kind, [Progressive()], normalize=True))
     pairs = zip(agent.policy.parameters(), other.policy.parameters(), strict=True)
@@ -122,7 +128,9 @@ def test_strength_0_asks_for_nothing(kind: str) -> None:
 
 
 def test_what_it_excludes_is_said() -> None:
-    with pytest.raises(ValueError, match=r"Progressive leaves nothing to protect .* drop EWC"):
+    with pytest.raises(
+        ValueError, match="Progressive takes no other protection beside it; drop it or EWC"
+    ):
         make_agent("ppo", [EWC(), Progressive()])
     with pytest.raises(ValueError, match="progressive and layer_norm exclude each other"):
         make_agent("sac", [Progressive()], layer_norm=True)

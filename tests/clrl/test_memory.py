@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import clrl
-from clrl import checkpoint, onnx_graph
+from clrl import checkpoint
 from clrl.cli import main
+from clrl.export import export
 from clrl.measure import evaluate_run
 from clrl.run import Run
 from tests.clrl.test_train import PAIR, PPO
@@ -54,7 +55,7 @@ def test_its_checkpoints_evaluate_to_the_same_matrix(run: Run) -> None:
 
 def test_it_is_not_exported(run: Run) -> None:
     with pytest.raises(ValueError, match="an agent with an external memory cannot be exported"):
-        onnx_graph.build(run.agent(), run.curriculum)
+        export(run, allow_forgetting=True)
 
 
 @pytest.mark.parametrize(
