@@ -5,14 +5,12 @@ instead, in a hook just before the optimizer steps, which leaves `train()` as SB
 """
 
 import copy
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
@@ -29,6 +27,7 @@ from clrl.agents.guard import (
 from clrl.agents.linear import speed_up
 from clrl.agents.plasticity import figures
 from clrl.agents.protection import Protection, add_gradient, asked_of_policy, in_order
+from clrl.agents.state import get_random, placed, set_random
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base
@@ -289,7 +288,7 @@ class Continual(_Base):
             "last_obs": self._last_obs,
             "last_episode_starts": self._last_episode_starts,
             "episodes": [list(self.ep_info_buffer or []), list(self.ep_success_buffer or [])],
-            "random": _get_random(self.action_space, self.device),
+            "random": get_random(self.action_space, self.device),
         }
 
     def load_train_state(self, state: dict[str, Any]) -> None:
@@ -315,12 +314,12 @@ class Continual(_Base):
                 f"the agent has {len(self.protections)}"
             )
         for protection, saved in zip(self.protections, state["protections"], strict=True):
-            protection.load_state_dict(_placed(saved, self.device))
+            protection.load_state_dict(placed(saved, self.device))
         self._generator.set_state(state["generator"])
         self._last_obs = state["last_obs"]
         self._last_episode_starts = state["last_episode_starts"]
         self._init_episode_buffers(*state["episodes"])
-        _set_random(state["random"], self.action_space, self.device)
+        set_random(state["random"], self.action_space, self.device)
 
     def _init_episode_buffers(self, infos: list[Any], successes: list[Any]) -> None:
         size = self._stats_window_size
@@ -357,39 +356,3 @@ class SkillPolicy:
                 observation, state, episode_start, deterministic
             )
         return result
-
-
-def _placed(state: Any, device: torch.device) -> Any:
-    """A nested state, which comes from a file on the CPU, with its floats on a device.
-
-    What is no float, such as a generator's state, stays.
-    """
-    if isinstance(state, dict):
-        return {key: _placed(value, device) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return [_placed(value, device) for value in state]
-    floats = isinstance(state, Tensor) and state.is_floating_point()
-    return state.to(device) if floats else state
-
-
-def _get_random(action_space: Any, device: torch.device) -> dict[str, Any]:
-    version, internal, gauss = random.getstate()
-    # SB3 samples batches with NumPy's global generator.
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    state = {
-        "python": [version, list(internal), gauss],
-        "numpy": [kind, keys, position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "action_space": action_space.np_random.bit_generator.state,
-    }
-    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def _set_random(state: dict[str, Any], action_space: Any, device: torch.device) -> None:
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    action_space.np_random.bit_generator.state = state["action_space"]
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)

@@ -11,6 +11,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
 from clrl.agents.features import SkillFeatures
+from clrl.agents.layer_norm import add_layer_norm
 from clrl.agents.memory import Memory, MemoryFeatures
 from clrl.agents.progressive import Grown, side_by_side, to_columns
 from clrl.agents.switch import Switch
@@ -308,8 +309,8 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         if self._layer_norm:
             for network in (self.critic, self.critic_target):
                 for layers in network.q_networks:
-                    _normalise(layers)
-            _normalise(self.actor.latent_pi)
+                    add_layer_norm(layers)
+            add_layer_norm(self.actor.latent_pi)
         self._to_columns()
         self.actor.mu = self._to_heads(self.actor.mu)
         self.actor.log_std = self._to_heads(self.actor.log_std)
@@ -368,17 +369,6 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         if self.multi_head:
             return layers
         return [*layers, *self.actor.mu.layers, *self.actor.log_std.layers]
-
-
-def _normalise(layers: Any) -> None:
-    """Put layer norm and tanh after the first of some layers, leaky ReLU after the others."""
-    if len(layers) < 2:
-        raise ValueError("layer_norm needs a hidden layer; give net_arch at least one")
-    for i, layer in enumerate(layers):
-        if isinstance(layer, nn.ReLU):
-            layers[i] = nn.LeakyReLU(0.2)
-    layers[1] = nn.Tanh()
-    layers.insert(1, nn.LayerNorm(layers[0].out_features))
 
 
 def _heads(policy: nn.Module) -> list[Switch]:

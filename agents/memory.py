@@ -145,7 +145,8 @@ class Reader(nn.Module):
 
 
 def _heads(values: Tensor) -> Tensor:
-    return values.unflatten(-1, (HEADS, -1))
+    split: Tensor = values.unflatten(-1, (HEADS, -1))
+    return split
 
 
 class Memory(Switch):

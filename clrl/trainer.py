@@ -96,7 +96,8 @@ def train(
     if memory is not None:
         made = _recalling(made, memory)
         policy = dict(options.get("policy_kwargs") or {})
-        options["policy_kwargs"] = policy | {"memory": {"rows": memory}}
+        policy["memory"] = {**policy.get("memory", {}), "rows": memory}
+        options["policy_kwargs"] = policy
     if steps_per_skill is not None:
         made = Curriculum(made.name, made.skills, steps_per_skill)
     config = resolve(
@@ -211,7 +212,11 @@ class _Trainer:
             if self.agent.num_timesteps < end:
                 self._checkpoint_if_due(env)
         self.agent.end_skill()
-        self._log({f"plasticity/{name}": x for name, x in self.agent.plasticity().items()})
+        cost = measure_cost(self.agent)
+        self._log(
+            {f"plasticity/{name}": x for name, x in self.agent.plasticity().items()}
+            | {f"cost/{name}": cost[name] for name in ("parameters", "protection_bytes")}
+        )
         at.skill, at.begun = index + 1, False
         at.ends.append(self.agent.num_timesteps)
         self._evaluate()

@@ -80,6 +80,7 @@ def test_a_run_leaves_what_the_design_says(finished: Run) -> None:
     ends = [row for row in rows if row["plasticity/effective_rank"]]
     assert [int(float(row["time/total_timesteps"])) for row in ends] == [768, 2 * 768]
     assert all(0.0 <= float(row["plasticity/dormant"]) <= 1.0 for row in ends)
+    assert float(ends[-1]["cost/parameters"]) == result["cost"]["parameters"]
     assert not any(
         "pickle" in p.suffix or p.suffix in (".pkl", ".pt", ".zip")
         for p in finished.path.rglob("*")
