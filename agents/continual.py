@@ -27,7 +27,7 @@ from clrl.agents.guard import (
     message,
 )
 from clrl.agents.linear import speed_up
-from clrl.agents.protection import Protection, add_gradient
+from clrl.agents.protection import Protection, add_gradient, in_order
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base
@@ -77,7 +77,7 @@ class Continual(_Base):
         if updates not in ("fast", "sb3"):
             raise ValueError(f"updates must be 'fast' or 'sb3', got {updates!r}")
         self.updates = updates
-        self.protections = list(protect)
+        self.protections = in_order(protect)
         self.skills: list[str] = []
         self.unread = Unread()
         self.protection_seconds = 0.0
@@ -90,7 +90,8 @@ class Continual(_Base):
         if self.updates == "fast":
             speed_up(self.policy)
         self._generator = torch.Generator().manual_seed(self.seed or 0)
-        self.policy.select(max(0, len(self.skills) - 1))
+        self._protect("setup")
+        self.policy.select(self.skill)
         self._register_hooks()
 
     # Skills
@@ -201,9 +202,13 @@ class Continual(_Base):
     def _experience(self) -> Array:
         raise NotImplementedError
 
-    def _start_afresh(self) -> None:
+    def fresh_moments(self) -> None:
+        """Forget what the optimizers remember of earlier gradients."""
         self.policy.fresh_optimizers()
         self._register_hooks()
+
+    def _start_afresh(self) -> None:
+        self.fresh_moments()
 
     # Hooks
 

@@ -11,6 +11,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
 from clrl.agents.features import SkillFeatures
+from clrl.agents.masks import Masks
 
 
 class Heads(nn.Module):
@@ -42,6 +43,7 @@ class _MultiHead(nn.Module):
     n_heads: int
     max_skills: int
     features: Any  # SkillFeatures; nn.Module's own typing of children is too narrow to use
+    masks: Masks | None
     _heads: list["Heads"]
 
     def _options(
@@ -52,6 +54,7 @@ class _MultiHead(nn.Module):
         self.multi_head = multi_head
         self.max_skills = max_skills
         self.n_heads = 1
+        self.masks = None
         options = {"normalize": normalize, "one_hot": not multi_head, "max_skills": max_skills}
         return kwargs | {
             "features_extractor_class": SkillFeatures,
@@ -70,8 +73,10 @@ class _MultiHead(nn.Module):
         raise NotImplementedError
 
     def select(self, skill: int) -> None:
-        """Make a skill's head and statistics the ones in use."""
+        """Make a skill's head, statistics and, where there are masks, weights the ones in use."""
         self.features.active = skill
+        if self.masks is not None:
+            self.masks.show(None if skill == self.n_heads - 1 else skill)
         for heads in self._heads:
             heads.active = skill if self.multi_head else 0
 

@@ -1,7 +1,7 @@
 """What a protection is, and what it may ask of the agent it protects."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,10 @@ class Learner(Protocol):
         """Layers of the actor that all skills share."""
         ...
 
+    def fresh_moments(self) -> None:
+        """Forget what the optimizers remember of earlier gradients."""
+        ...
+
     def visited(self, count: int) -> Tensor:
         """Up to `count` observations of the skill's experience, (n, obs)."""
         ...
@@ -58,7 +62,15 @@ class Protection:
     numbers: at strength 0 no hook is called, and training is the unprotected one to the bit. One
     that remembers anything extends `state_dict` and `load_state_dict`, or a resumed run goes on
     without it.
+
+    Attributes:
+        order: Its turn among others: 0 looks at the learner's own gradient, 1 adds to it, 2 changes
+            what has been added up.
+        alone: Whether it takes no other beside it.
     """
+
+    order: ClassVar[int] = 1
+    alone: ClassVar[bool] = False
 
     def __init__(self, strength: float = 1.0, seed: int = 0, every: int = 1) -> None:
         """Set what every protection has.
@@ -79,6 +91,9 @@ class Protection:
         self.every = every
         self._calls: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
+
+    def setup(self, learner: Learner) -> None:
+        """Prepare the networks, once they are built and before any state is loaded into them."""
 
     def before_skill(self, learner: Learner) -> None:
         """Prepare for a skill, before its first environment step."""
@@ -113,6 +128,21 @@ class Protection:
     def bytes(self) -> int:
         """Memory of what it keeps about earlier skills."""
         return 0
+
+
+def in_order(protections: Sequence[Protection]) -> list[Protection]:
+    """Protections by their `order`, and as they were given where it is the same.
+
+    Raises:
+        ValueError: one that stands alone has another beside it.
+    """
+    active = [p for p in protections if p.strength > 0.0]
+    for one in active:
+        others = ", ".join(type(p).__name__ for p in active if p is not one)
+        if one.alone and others:
+            name = type(one).__name__
+            raise ValueError(f"{name} takes no other protection beside it; drop it or {others}")
+    return sorted(protections, key=lambda protection: protection.order)
 
 
 def add_gradient(loss: Tensor, parameters: list[nn.Parameter], max_norm: float) -> None:

@@ -73,7 +73,7 @@ def build(agent: Any, curriculum: Curriculum, parts: Layout | None = None) -> on
         raise ValueError("a policy without hidden layers cannot be exported; give net_arch one")
     heads = (actor.mu if is_sac else policy.action_net).layers
     x = _normalised(graph, policy.features, count, x)
-    x = _body(graph, [*layers, heads], policy.features, size, count, x)
+    x = _body(graph, [*layers, heads], policy, size, count, x)
     if is_sac:
         x = graph.add("Tanh", x)
         x = _unscaled(graph, agent.action_space, x)
@@ -97,9 +97,7 @@ def _normalised(graph: _Graph, features: Any, count: int, x: str) -> str:
     return graph.add("Clip", x, graph.table("least", -_CLIP), graph.table("most", _CLIP))
 
 
-def _body(
-    graph: _Graph, layers: Sequence[Any], features: Any, size: int, count: int, x: str
-) -> str:
+def _body(graph: _Graph, layers: Sequence[Any], policy: Any, size: int, count: int, x: str) -> str:
     """Trunk and heads; a skill's one-hot adds a column of the first weights to its bias."""
     for i, layer in enumerate(layers):
         name = f"layer_{i}"
@@ -107,15 +105,27 @@ def _body(
             x = _heads(graph, list(layer), count, x)
         elif isinstance(layer, nn.Linear):
             weight, bias = layer.weight[:, :size] if i == 0 else layer.weight, layer.bias
-            if i == 0 and features.one_hot:
+            if i == 0 and policy.features.one_hot:
                 rows = bias + layer.weight[:, size : size + count].t()
                 offset = graph.of_skill(f"{name}.bias", rows)
             else:
                 offset = graph.table(f"{name}.bias", bias)
-            x = graph.add("Gemm", x, graph.table(f"{name}.weight", weight), offset, transB=1)
+            kernel = _kernel(graph, policy, f"{name}.weight", weight, count)
+            x = graph.add("Gemm", x, kernel, offset, transB=1)
         else:
             x = _activation(graph, layer, name, x)
     return x
+
+
+def _kernel(graph: _Graph, policy: Any, name: str, weight: Tensor, count: int) -> str:
+    """A shared layer's weights, of which each skill may have masked some."""
+    if policy.masks is None:
+        return graph.table(name, weight)
+    rows = []
+    for skill in range(count):
+        with policy.using(skill):
+            rows.append(weight.detach().cpu().numpy().copy())
+    return graph.of_skill(name, np.stack(rows))
 
 
 def _heads(graph: _Graph, heads: list[Any], count: int, x: str) -> str:
