@@ -90,9 +90,9 @@ class Continual(_Base):
         if self.updates == "fast":
             speed_up(self.policy)
         self._generator = torch.Generator().manual_seed(self.seed or 0)
-        self._protect("setup")
-        self.policy.select(self.skill)
+        self.policy.select(max(0, len(self.skills) - 1))
         self._register_hooks()
+        self._protect("attach")
 
     # Skills
 

@@ -52,7 +52,7 @@ class PackNet(Protection):
         self._pruned = False
         self._bytes = 0
 
-    def setup(self, learner: Learner) -> None:
+    def attach(self, learner: Learner) -> None:
         """Give the policy masks.
 
         Raises:

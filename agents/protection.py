@@ -92,8 +92,11 @@ class Protection:
         self._calls: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
 
-    def setup(self, learner: Learner) -> None:
-        """Prepare the networks, once they are built and before any state is loaded into them."""
+    def attach(self, learner: Learner) -> None:
+        """Look at the agent, once it is built; ValueError where it cannot be protected so.
+
+        What it gives the networks is there before any state is loaded into them.
+        """
 
     def before_skill(self, learner: Learner) -> None:
         """Prepare for a skill, before its first environment step."""

@@ -179,9 +179,9 @@ def test_si_follows_the_optimizers_path_and_the_learners_gradient(kind: str, upd
 def solve(tasks: list[tuple[torch.Tensor, torch.Tensor]], variance: float) -> torch.Tensor:
     """Mode of the posterior of a linear Gaussian model with a flat prior."""
     precision = torch.stack([x.t() @ x for x, _ in tasks]).sum(dim=0) / variance
-    return torch.linalg.solve(
-        precision, torch.stack([x.t() @ y for x, y in tasks]).sum(dim=0) / variance
-    ).t()
+    pull = torch.stack([x.t() @ y for x, y in tasks]).sum(dim=0) / variance
+    mode: torch.Tensor = torch.linalg.solve(precision, pull)
+    return mode.t()
 
 
 def test_ewc_is_exact_where_the_posterior_is_gaussian() -> None:
