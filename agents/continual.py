@@ -96,7 +96,9 @@ class Continual(_Base):
 
     # Skills
 
-    def begin_skill(self, name: str, env: Any = None, steps: int | None = None) -> None:
+    def begin_skill(
+        self, name: str, env: Any = None, steps: int | None = None, like: str | None = None
+    ) -> None:
         """Start learning a skill: a new head, fresh moments, fresh experience.
 
         The first skill takes the head the agent was built with.
@@ -105,16 +107,18 @@ class Continual(_Base):
             name: Of the skill, new to this agent.
             env: Its environment; the present one stays if none is given.
             steps: Its budget, over which learning-rate schedules run from 1 to 0.
+            like: An earlier skill, from whose head and observation statistics it starts.
 
         Raises:
-            ValueError: the agent has that skill already, or the environment's spaces differ.
+            ValueError: the agent has that skill already or not the one it is like, or the
+                environment's spaces differ.
         """
         if name in self.skills:
             raise ValueError(f"the agent has learned skill {name!r} already")
         if env is not None:
             self.set_env(env)
         if self.skills:
-            self.policy.add_head()
+            self.policy.add_head(None if like is None else self.skill_index(like))
             self.policy_kwargs = self.policy_kwargs | {"n_heads": self.policy.n_heads}
             self._start_afresh()
         self.skills.append(name)

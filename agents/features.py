@@ -85,3 +85,9 @@ class SkillFeatures(BaseFeaturesExtractor):
         self.mean[self.active] = (mean + delta * len(batch) / total).float()
         self.var[self.active] = (squares / total).float()
         self.count[self.active] = total
+
+    @torch.no_grad()
+    def copy(self, source: int, target: int) -> None:
+        """Start a skill's statistics from another one's."""
+        for values in (self.mean, self.var, self.count):
+            values[target] = values[source]

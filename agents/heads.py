@@ -61,13 +61,17 @@ class _MultiHead(nn.Module):
             "features_extractor_kwargs": options,
         }
 
-    def add_head(self) -> None:
-        """Make room for one more skill."""
+    def add_head(self, like: int | None = None) -> None:
+        """Make room for one more skill, which starts as another one is but for its exploration."""
         if self.n_heads >= self.max_skills:
             raise ValueError(f"the policy holds at most max_skills={self.max_skills} skills")
         self.n_heads += 1
         if self.multi_head:
             self._add_head()
+        if like is not None:
+            self.features.copy(like, self.n_heads - 1)
+            for heads in self._heads if self.multi_head else []:
+                heads.layers[-1].load_state_dict(heads.layers[like].state_dict())
 
     def _add_head(self) -> None:
         raise NotImplementedError

@@ -1,17 +1,12 @@
 """The `clrl` command."""
 
 import argparse
-import ast
-import json
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NoReturn
 
-from clrl import __version__
+from clrl import __version__, commands
 
 _AGENTS = ("ppo", "sac")
 
@@ -62,164 +57,6 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _train(options: argparse.Namespace) -> None:
-    from clrl.trainer import train
-
-    protect = [] if options.protect == ["none"] else options.protect
-    if protect and "none" in protect:
-        raise ValueError("--protect none stands alone")
-    curriculum = options.curriculum
-    run = train(
-        curriculum,
-        options.agent,
-        protect,
-        seed=options.seed,
-        steps_per_skill=options.steps_per_skill,
-        horizon=options.horizon,
-        success_rule=options.success,
-        out=options.out,
-        device=options.device,
-        quiet=options.json,
-        **({} if options.threads is None else {"threads": options.threads}),
-    )
-    _conclude(run, options.json)
-
-
-def _resume(options: argparse.Namespace) -> None:
-    from clrl.trainer import resume
-
-    _conclude(resume(options.run, quiet=options.json), options.json)
-
-
-def _conclude(run: Any, as_json: bool) -> None:
-    _show(run.retention(), as_json)
-    if not as_json:
-        print(f"\n{run.path}/retention.json   {run.path}/retention.png")
-
-
-def _show(retention: Any, as_json: bool) -> None:
-    print(retention.to_json() if as_json else retention)
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from clrl.config import resolve_device
-    from clrl.measure import evaluate_run
-    from clrl.run import Run
-
-    device = resolve_device(options.device, options.episodes)
-    if options.seed < 0:
-        raise ValueError(f"seed must be >= 0, got {options.seed}")
-    result = evaluate_run(
-        Run.open(options.run),
-        episodes=options.episodes,
-        seed=options.seed,
-        horizon=options.horizon,
-        success_rule=options.success,
-        device=device,
-        quiet=options.json,
-    )
-    _show(result, options.json)
-
-
-def _play(options: argparse.Namespace) -> None:
-    from clrl.envs.opengl import choose_backend
-
-    choose_backend()
-    from clrl.play import play
-
-    for path in play(Path(options.run), options.skill, options.episodes):
-        print(path)
-
-
-def _export(options: argparse.Namespace) -> None:
-    from clrl.envs.opengl import choose_backend
-
-    choose_backend()
-    from clrl.export import LEARNED, export, finished, write
-    from clrl.run import Run
-
-    if not options.out and not options.hub_dir:
-        raise ValueError("give --out, --hub-dir or both")
-    run = Run.open(options.run)
-    result = finished(run)
-    print(result, file=sys.stderr if options.json else sys.stdout)
-    rates = zip(result.skills, result.success[-1], strict=True)
-    if poor := [f"{name} {rate:.0%}" for name, rate in rates if rate < LEARNED]:
-        print(f"clrl: under {LEARNED:.0%} success: {', '.join(poor)}", file=sys.stderr)
-    files = export(
-        run, min_retention=options.min_retention, allow_forgetting=options.allow_forgetting
-    )
-    if options.out:
-        write(Path(options.out), files)
-    missing = None
-    if options.hub_dir:
-        from clrl.hub import write_hub_folder
-
-        missing = write_hub_folder(Path(options.hub_dir), run, files)
-    if options.json:
-        written = {"out": options.out, "hub_dir": options.hub_dir, "files": sorted(files)}
-        print(json.dumps(written | {"no_replay": missing}))
-        return
-    print()
-    for path in filter(None, (options.out, options.hub_dir)):
-        print(path)
-    if missing:
-        print(missing)
-
-
-def _verify(options: argparse.Namespace) -> None:
-    from clrl.verify import show, verify
-
-    report = verify(options.bundle)
-    print(json.dumps(report) if options.json else show(report))
-
-
-def _list(options: argparse.Namespace) -> None:
-    from clrl.agents.catalog import AGENTS, PROTECTIONS
-    from clrl.envs.catalog import CURRICULA, SKILLS
-
-    content: dict[str, dict[str, Any]] = {
-        "curricula": {name: list(skills) for name, skills in CURRICULA.items()},
-        "skills": {name: _summary(path) for name, path in SKILLS.items()},
-        "agents": {name: _summary(path) for name, path in AGENTS.items()},
-        "protections": {name: _summary(path) for name, path in PROTECTIONS.items()},
-        "engines": {
-            "cpu": "mujoco.batch, a thread pool over the worlds",
-            "cuda": "mujoco_warp, one graph over the worlds",
-        },
-    }
-    if options.json:
-        print(json.dumps(content, indent=2))
-        return
-    for title, entries in content.items():
-        print(title)
-        width = max(map(len, entries))
-        for name, more in entries.items():
-            text = more if isinstance(more, str) else " -> ".join(more)
-            lines = textwrap.wrap(text, 96 - width, break_on_hyphens=False)
-            print(f"  {name:{width}}  {f'{chr(10)}{(width + 4) * chr(32)}'.join(lines)}")
-    print("any Gymnasium id with vectors in and out is a skill too, such as Reacher-v5")
-
-
-def _summary(path: str) -> str:
-    """First line of the docstring of a "module:Class", read without importing torch."""
-    module, _, name = path.partition(":")
-    spec = find_spec(module)
-    assert spec is not None
-    tree = ast.parse(Path(str(spec.origin)).read_text())
-    found = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
-    return (ast.get_docstring(found) or "").partition("\n")[0]
-
-
-def _doctor(options: argparse.Namespace) -> None:
-    from clrl.doctor import examine, show
-
-    findings = examine()
-    print(json.dumps(findings, indent=2) if options.json else show(findings))
-    if not all(f["ok"] or f["optional"] for f in findings):
-        raise SystemExit(2)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="clrl",
@@ -228,12 +65,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: clrl train arm3 --seed 0 --out runs/first",
     )
     parser.add_argument("--version", action="version", version=f"clrl {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
+    menu = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
 
     train = _add(
-        commands,
+        menu,
         "train",
-        _train,
+        commands.train,
         "learn a curriculum and show what is retained",
         "clrl train arm3 --protect ewc distill --seed 1 --out runs/arm3-1",
     )
@@ -264,14 +101,45 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, metavar="N", help="of the physics; 0 for all cores")
 
     resume = _add(
-        commands, "resume", _resume, "go on exactly where a run stopped", "clrl resume runs/arm3-1"
+        menu,
+        "resume",
+        commands.resume,
+        "go on exactly where a run stopped",
+        "clrl resume runs/arm3-1",
     )
     resume.add_argument("run", help="the run's directory")
 
+    adapt = _add(
+        menu,
+        "adapt",
+        commands.adapt,
+        "teach a trained agent one more skill, or a variant of one, in a new run",
+        "clrl adapt runs/arm3-1 --skill dial --set payload=4 --steps 100000",
+    )
+    adapt.add_argument("run", help="the run's directory, which stays as it is")
+    adapt.add_argument("--skill", required=True, help="an id of `clrl list`, or a skill of the run")
+    adapt.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of the skill, such as payload=2 friction=0.5 mirrored=true",
+    )
+    adapt.add_argument("--name", help="of the new skill; its own and what varies by default")
+    adapt.add_argument(
+        "--like", metavar="SKILL", help="whose head it starts from; its kind's if any"
+    )
+    adapt.add_argument(
+        "--steps", type=int, metavar="N", help="of training; the skill's own if none"
+    )
+    adapt.add_argument("--out", metavar="DIR", help="the new run; RUN-NAME by default")
+    adapt.add_argument("--device", help="auto, cpu or cuda; as RUN if none")
+    adapt.add_argument("--threads", type=int, metavar="N", help="of the physics; as RUN if none")
+
     evaluate = _add(
-        commands,
+        menu,
         "evaluate",
-        _evaluate,
+        commands.evaluate,
         "measure retention anew from a run's checkpoints",
         "clrl evaluate runs/arm3-1 --episodes 200",
     )
@@ -282,9 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
     play = _add(
-        commands,
+        menu,
         "play",
-        _play,
+        commands.play,
         "make a video of each skill",
         "clrl play runs/arm3-1 --skill push",
         as_json=False,
@@ -294,13 +162,20 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--episodes", type=int, default=3, help="per skill")
 
     export = _add(
-        commands,
+        menu,
         "export",
-        _export,
+        commands.export,
         "write a bundle for a robot, unless an earlier skill was forgotten",
         "clrl export runs/arm3-1 --out bundles/arm3-1",
     )
     export.add_argument("run", help="the run's directory")
+    export.add_argument(
+        "--variants",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs that `clrl adapt` made from it, whose new skills go along",
+    )
     export.add_argument("--out", metavar="BUNDLE", help="the bundle, which must not exist")
     export.add_argument("--hub-dir", metavar="DIR", help="a folder for Hugging Face, likewise")
     export.add_argument(
@@ -315,16 +190,22 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     verify = _add(
-        commands,
+        menu,
         "verify",
-        _verify,
+        commands.verify,
         "check every file of a bundle, its golden pairs, limits and latency",
         "clrl verify bundles/arm3-1",
     )
     verify.add_argument("bundle", help="its folder")
 
-    _add(commands, "list", _list, "what there is to train and protect with", "clrl list --json")
-    _add(commands, "doctor", _doctor, "versions, devices, and what is missing", "clrl doctor")
+    _add(
+        menu,
+        "list",
+        commands.list_names,
+        "what there is to train and protect with",
+        "clrl list --json",
+    )
+    _add(menu, "doctor", commands.doctor, "versions, devices, and what is missing", "clrl doctor")
     return parser
 
 
@@ -334,14 +215,14 @@ def _protocol(parser: argparse.ArgumentParser) -> None:
 
 
 def _add(
-    commands: Any,
+    menu: Any,
     name: str,
     command: Callable[[argparse.Namespace], None],
     text: str,
     example: str,
     as_json: bool = True,
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: argparse.ArgumentParser = menu.add_parser(
         name, help=text, description=text, epilog=f"example: {example}"
     )
     parser.set_defaults(command=command)

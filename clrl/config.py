@@ -58,6 +58,8 @@ class Config:
         threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
         episodes: Episodes per skill in each row of the retention matrix.
         options: Arguments of the agent's class.
+        adapted: Of a run that `clrl adapt` made: the `base` it started from, and `like`, the skills
+            that added ones start from by name.
     """
 
     curriculum: dict[str, Any]
@@ -69,6 +71,7 @@ class Config:
     threads: int = 0
     episodes: int = 100
     options: dict[str, Any] = field(default_factory=dict)
+    adapted: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("worlds", 1), ("threads", 0), ("episodes", 1)):

@@ -1,5 +1,6 @@
 """What `policy.json` says: generated from the environments and the result, typed by nobody."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,25 +9,28 @@ from clrl.bundle import FORMAT
 from clrl.config import versions
 from clrl.envs.curriculum import Curriculum, Task
 from clrl.envs.layout import layout_of
-from clrl.eval.retention import Retention
 from clrl.onnx_graph import IR, OPSET
 from clrl.run import Run
+from clrl.voices import Voice
 
 Contract = dict[str, Any]
 
 
-def contract(run: Run, retention: Retention, gate: dict[str, Any]) -> Contract:
+def contract(
+    run: Run, voices: Sequence[Voice], curriculum: Curriculum, gate: dict[str, Any]
+) -> Contract:
     """Everything an integrator must know of a policy, but for the sums of the other files.
 
     Args:
         run: What was trained.
-        retention: What was measured at its end.
-        gate: How the export judged it.
+        voices: Who performs its skills and those of its variants.
+        curriculum: The same skills.
+        gate: How the export judged the run.
 
     Raises:
         ValueError: a skill's layout does not fit its space.
     """
-    curriculum = run.curriculum
+    retention = voices[0].retention
     return {
         "format": FORMAT,
         "curriculum": curriculum.name,
@@ -50,7 +54,7 @@ def contract(run: Run, retention: Retention, gate: dict[str, Any]) -> Contract:
             ],
             "deterministic": True,
         },
-        "skills": [_skill(curriculum, i, retention) for i in range(len(curriculum))],
+        "skills": [_skill(voice, i) for i, voice in enumerate(voices)],
         "protocol": dict(retention.protocol),
         "metrics": dict(retention.metrics),
         "gate": gate,
@@ -58,8 +62,8 @@ def contract(run: Run, retention: Retention, gate: dict[str, Any]) -> Contract:
     }
 
 
-def _skill(curriculum: Curriculum, index: int, retention: Retention) -> Contract:
-    skill = curriculum.skills[index]
+def _skill(voice: Voice, index: int) -> Contract:
+    skill = voice.task
     dt = getattr(skill, "dt", None)
     return {
         "name": skill.name,
@@ -70,13 +74,8 @@ def _skill(curriculum: Curriculum, index: int, retention: Retention) -> Contract
         "axes": getattr(skill, "axes", "as in the environment"),
         "observation": _parts(skill, "observation"),
         "action": _parts(skill, "action"),
-        "measured": {
-            "success": retention.success[-1][index],
-            "success_low": retention.success_low[-1][index],
-            "success_high": retention.success_high[-1][index],
-            "success_when_learned": retention.success[index + 1][index],
-            "return": retention.returns[-1][index],
-        },
+        "measured": voice.measured,
+        "bytes_of_variant": voice.size if voice.varies else None,
     }
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from clrl.config import dumps
 from clrl.contract import contract
 from clrl.eval.retention import Retention
 from clrl.run import Run
+from clrl.voices import joint_curriculum, voices_of
 
 MIN_RETENTION = 0.8
 LEARNED = 0.5  # success that counts as learned, as the metric `retention` has it
@@ -25,12 +26,18 @@ Pairs = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
 def export(
-    run: Run, *, min_retention: float = MIN_RETENTION, allow_forgetting: bool = False
+    run: Run,
+    variants: Sequence[Run] = (),
+    *,
+    min_retention: float = MIN_RETENTION,
+    allow_forgetting: bool = False,
 ) -> dict[str, bytes]:
     """The files of a bundle with the agent at the end of a finished run.
 
     Args:
         run: What was trained.
+        variants: Runs that `clrl adapt` made from it, whose new skills go along; each brings its
+            own layers, and the run's skills stay as they are to the bit.
         min_retention: Least share of the success it was learned with that each earlier skill must
             have kept, in [0, 1].
         allow_forgetting: Export all the same, and write into the bundle that it was so.
@@ -41,20 +48,20 @@ def export(
     Raises:
         ValueError: the run is not finished, forgot a skill, or cannot be expressed in ONNX.
     """
-    retention = finished(run)
-    gate = judge(retention, min_retention, allow_forgetting)
-    agent = run.agent(run.finals()[-1])
-    pairs = golden.collect(agent, run.curriculum)
-    model = onnx_graph.build(agent, run.curriculum)
-    parts = leapp.shared_parts(run.curriculum)
-    by_part = onnx_graph.build(agent, run.curriculum, parts).SerializeToString()
-    _check(model, pairs, agent.skills)
-    facts = contract(run, retention, gate)
+    voices = voices_of(run, variants)
+    gate = judge(run.retention(), min_retention, allow_forgetting)
+    curriculum = joint_curriculum(run, voices)
+    pairs = golden.collect(voices, curriculum)
+    model = onnx_graph.build(voices, curriculum)
+    parts = leapp.shared_parts(curriculum)
+    by_part = onnx_graph.build(voices, curriculum, parts).SerializeToString()
+    _check(model, pairs, curriculum.names)
+    facts = contract(run, voices, curriculum, gate)
     files = {
         bundle.GRAPH: model.SerializeToString(),
         bundle.GOLDEN: _golden_json(pairs),
         bundle.WEIGHTS: save_tensors(onnx_graph.weights(model)),
-        bundle.LEAPP: leapp.describe(run.curriculum, by_part),
+        bundle.LEAPP: leapp.describe(curriculum, by_part),
         bundle.LEAPP_GRAPH: by_part,
         bundle.CARD: card(facts).encode(),
     }
@@ -72,18 +79,6 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists; choose another place or remove it")
     sealed.write(path, files, {"format": bundle.FORMAT})
-
-
-def finished(run: Run) -> Retention:
-    """The result of a run that is finished.
-
-    Raises:
-        ValueError: it is not, or a checkpoint is missing.
-    """
-    skills = len(run.curriculum)
-    if not (run.path / "retention.json").is_file() or len(run.finals()) != skills + 1:
-        raise ValueError(f"{run.path} is not finished; finish it with `clrl resume {run.path}`")
-    return run.retention()
 
 
 def judge(retention: Retention, least: float, allow: bool) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Golden pairs: what the trained agent did, for whoever runs it elsewhere to compare with."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clrl.envs.curriculum import Curriculum
+from clrl.voices import Voice
 
 Array = NDArray[Any]
 PAIRS = 32  # per skill
@@ -13,18 +15,18 @@ TOLERANCE = 1e-5
 _WORLDS, _SEED = 8, 7
 
 
-def collect(agent: Any, curriculum: Curriculum) -> dict[str, dict[str, Array]]:
+def collect(voices: Sequence[Voice], curriculum: Curriculum) -> dict[str, dict[str, Array]]:
     """Observations along the episodes of every skill and the actions that torch computes.
 
     Args:
-        agent: A `ContinualPPO` or `ContinualSAC`.
-        curriculum: What it learned.
+        voices: Who performs the skills.
+        curriculum: The same skills.
 
     Returns:
         For each skill `observation` (PAIRS, obs) and `action` (PAIRS, act), in the skill's own
         sizes and bounds, as its environment takes them.
     """
-    return {name: _pairs(agent, curriculum, name) for name in agent.skills}
+    return {voice.name: _pairs(voice.agent, curriculum, voice.name) for voice in voices}
 
 
 def _pairs(agent: Any, curriculum: Curriculum, name: str) -> dict[str, Array]:

@@ -51,7 +51,7 @@ def evaluate_run(
     for path in finals:
         state, _ = checkpoint.read(path)
         agent = run.build(state["agent"])
-        rows.append(measure_row(evaluator, agent, seed))
+        rows.append(measure_row(run, evaluator, agent, seed))
         if not quiet:
             pairs = zip(run.curriculum.names, rows[-1], strict=True)
             print(f"{path.name}:", *(f"{name} {score.rate:.0%}" for name, score in pairs))
@@ -63,14 +63,20 @@ def evaluate_run(
     return make_retention(run, successes, returns, cost, episodes, seed, device)
 
 
-def measure_row(evaluator: Evaluator, agent: Any, seed: int) -> list[Score]:
-    """Scores on every skill; a skill not begun is tried with the newest head."""
+def measure_row(run: Run, evaluator: Evaluator, agent: Any, seed: int) -> list[Score]:
+    """Scores on every skill of a run."""
     return [
-        evaluator.score(
-            agent.for_skill(name) if name in agent.skills else agent.newest(), name, seed=seed
-        )
+        evaluator.score(performer(run, agent, name), name, seed=seed)
         for name in evaluator.curriculum.names
     ]
+
+
+def performer(run: Run, agent: Any, name: str) -> Any:
+    """The policy for a skill; one not begun is tried by the skill it is like, or the newest."""
+    if name in agent.skills:
+        return agent.for_skill(name)
+    like = run.like(name)
+    return agent.for_skill(like) if like in agent.skills else agent.newest()
 
 
 def measure_cost(agent: Any) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """A trained policy as one ONNX graph, from what comes off the sensors to what goes to the robot.
 
-Every skill's statistics and head lie in tables, which the input `skill` indexes. The graph is
-written by hand: it holds what acting needs and nothing else, and no tracer has to guess it.
+What differs between skills (statistics, heads, layers of variants) lies in tables, which the input
+`skill` indexes. The graph is written by hand: it holds what acting needs and nothing else, and no
+tracer has to guess it.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from clrl.envs.curriculum import Curriculum
 from clrl.envs.layout import Layout
+from clrl.voices import Voice
 
 Array = NDArray[Any]
 OPSET, IR = 17, 8  # 17 brought LayerNormalization; every runtime since 2022 reads both
@@ -35,22 +37,32 @@ class _Graph:
         return name
 
     def table(self, name: str, values: Any) -> str:
-        if isinstance(values, Tensor):
-            values = values.detach().cpu().numpy()
-        self.tables[name] = np.ascontiguousarray(values, np.float32)
+        self.tables[name] = _array(values)
         return name
 
-    def of_skill(self, name: str, rows: Any) -> str:
-        """The row of the skill at hand, of a table (skills, ...)."""
-        return self.add("Gather", self.table(name, rows), "skill", axis=0)
+    def of_skill(self, name: str, rows: Sequence[Any]) -> str:
+        """What the skill at hand has of some rows, one for each skill; equal ones are kept once."""
+        arrays = [_array(row) for row in rows]
+        distinct: dict[bytes, int] = {}
+        which = [distinct.setdefault(array.tobytes(), len(distinct)) for array in arrays]
+        if len(distinct) == 1:
+            return self.table(name, arrays[0])
+        index = "skill"
+        if len(distinct) < len(arrays):
+            self.tables[f"{name}.of"] = np.array(which, np.int64)
+            index = self.add("Gather", f"{name}.of", "skill", axis=0)
+        stacked = np.stack([arrays[which.index(i)] for i in range(len(distinct))])
+        return self.add("Gather", self.table(name, stacked), index, axis=0)
 
 
-def build(agent: Any, curriculum: Curriculum, parts: Layout | None = None) -> onnx.ModelProto:
-    """The deterministic policy of every skill an agent has learned.
+def build(
+    voices: Sequence[Voice], curriculum: Curriculum, parts: Layout | None = None
+) -> onnx.ModelProto:
+    """The deterministic policy of some skills.
 
     Args:
-        agent: A `ContinualPPO` or `ContinualSAC`.
-        curriculum: What it learned, which says what a skill's actions are worth.
+        voices: Who performs them; their policies are of one make.
+        curriculum: The same skills, which say what their actions are worth.
         parts: Take the observation as one input for each of these, instead of `observation`.
 
     Returns:
@@ -60,26 +72,19 @@ def build(agent: Any, curriculum: Curriculum, parts: Layout | None = None) -> on
     Raises:
         ValueError: the policy has a layer that is not known here.
     """
-    graph, policy = _Graph(), agent.policy
-    count = len(agent.skills)
+    graph, agent = _Graph(), voices[0].agent
     size = int(curriculum.observation_space.shape[0])
     x = "observation"
     if parts is not None:
         x = graph.add("Concat", *(part.name for part in parts), axis=1)
-    is_sac = isinstance(policy, SACPolicy)
-    actor: Any = policy.actor if is_sac else policy
-    layers = [*(actor.latent_pi if is_sac else policy.mlp_extractor.policy_net)]
-    if not layers:
-        raise ValueError("a policy without hidden layers cannot be exported; give net_arch one")
-    heads = (actor.mu if is_sac else policy.action_net).layers
-    x = _normalised(graph, policy.features, count, x)
-    x = _body(graph, [*layers, heads], policy, size, count, x)
-    if is_sac:
+    x = _normalised(graph, voices, x)
+    x = _body(graph, voices, size, x)
+    if isinstance(agent.policy, SACPolicy):
         x = graph.add("Tanh", x)
         x = _unscaled(graph, agent.action_space, x)
     x = _clipped(graph, agent.action_space, x)
     if curriculum.is_padded:
-        x = _own_actions(graph, curriculum, agent.skills, x)
+        x = _own_actions(graph, curriculum, x)
     return _model(graph, x, parts, size, int(agent.action_space.shape[0]))
 
 
@@ -88,61 +93,47 @@ def weights(model: onnx.ModelProto) -> dict[str, Array]:
     return {table.name: numpy_helper.to_array(table) for table in model.graph.initializer}
 
 
-def _normalised(graph: _Graph, features: Any, count: int, x: str) -> str:
-    if not features.normalize:
+def _array(values: Any) -> Array:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _normalised(graph: _Graph, voices: Sequence[Voice], x: str) -> str:
+    features = [(voice.agent.policy.features, voice.index) for voice in voices]
+    if not features[0][0].normalize:
         return x
-    scale = (features.var[:count] + 1e-8).rsqrt()
-    x = graph.add("Sub", x, graph.of_skill("observation_mean", features.mean[:count]))
+    x = graph.add("Sub", x, graph.of_skill("observation_mean", [f.mean[i] for f, i in features]))
+    scale = [(f.var[i] + 1e-8).rsqrt() for f, i in features]
     x = graph.add("Mul", x, graph.of_skill("observation_scale", scale))
     return graph.add("Clip", x, graph.table("least", -_CLIP), graph.table("most", _CLIP))
 
 
-def _body(graph: _Graph, layers: Sequence[Any], policy: Any, size: int, count: int, x: str) -> str:
-    """Trunk and heads; a skill's one-hot adds a column of the first weights to its bias."""
-    for i, layer in enumerate(layers):
-        name = f"layer_{i}"
-        if isinstance(layer, nn.ModuleList):
-            x = _heads(graph, list(layer), count, x)
-        elif isinstance(layer, nn.Linear):
-            weight, bias = layer.weight[:, :size] if i == 0 else layer.weight, layer.bias
-            if i == 0 and policy.features.one_hot:
-                rows = bias + layer.weight[:, size : size + count].t()
-                offset = graph.of_skill(f"{name}.bias", rows)
-            else:
-                offset = graph.table(f"{name}.bias", bias)
-            kernel = _kernel(graph, policy, f"{name}.weight", weight, count)
-            x = graph.add("Gemm", x, kernel, offset, transB=1)
-        else:
-            x = _activation(graph, layer, name, x)
+def _body(graph: _Graph, voices: Sequence[Voice], size: int, x: str) -> str:
+    """Layers of each skill; its one-hot adds a column of the first weights to the first bias."""
+    stacks = [voice.layers for voice in voices]
+    if len(stacks[0]) < 2:
+        raise ValueError("a policy without hidden layers cannot be exported; give net_arch one")
+    for i, layers in enumerate(zip(*stacks, strict=True)):
+        if not isinstance(layers[0], nn.Linear):
+            x = _activation(graph, layers, f"layer_{i}", x)
+            continue
+        name = "head" if i == len(stacks[0]) - 1 else f"layer_{i}"
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        if i == 0 and voices[0].agent.policy.features.one_hot:
+            pairs = zip(layers, voices, strict=True)
+            biases = [layer.bias + layer.weight[:, size + v.index] for layer, v in pairs]
+            weights = [weight[:, :size] for weight in weights]
+        weight = graph.of_skill(f"{name}.weight", weights)
+        x = graph.add("Gemm", x, weight, graph.of_skill(f"{name}.bias", biases), transB=1)
     return x
 
 
-def _kernel(graph: _Graph, policy: Any, name: str, weight: Tensor, count: int) -> str:
-    """A shared layer's weights, of which each skill may have masked some."""
-    if policy.masks is None:
-        return graph.table(name, weight)
-    rows = []
-    for skill in range(count):
-        with policy.using(skill):
-            rows.append(weight.detach().cpu().numpy().copy())
-    return graph.of_skill(name, np.stack(rows))
-
-
-def _heads(graph: _Graph, heads: list[Any], count: int, x: str) -> str:
-    if len(heads) == 1:
-        weight = graph.table("head.weight", heads[0].weight)
-        bias = graph.table("head.bias", heads[0].bias)
-    else:
-        rows = [head.weight.detach().cpu().numpy() for head in heads[:count]]
-        weight = graph.of_skill("head.weight", np.stack(rows))
-        rows = [head.bias.detach().cpu().numpy() for head in heads[:count]]
-        bias = graph.of_skill("head.bias", np.stack(rows))
-    return graph.add("Gemm", x, weight, bias, transB=1)
-
-
-def _activation(graph: _Graph, layer: nn.Module, name: str, x: str) -> str:
+def _activation(graph: _Graph, layers: Sequence[nn.Module], name: str, x: str) -> str:
+    layer = layers[0]
     if isinstance(layer, nn.LayerNorm):
-        tables = [graph.table(f"{name}.{n}", t) for n, t in layer.named_parameters()]
+        own = [dict(other.named_parameters()) for other in layers]
+        tables = [graph.of_skill(f"{name}.{key}", [o[key] for o in own]) for key in own[0]]
         return graph.add("LayerNormalization", x, *tables, axis=-1, epsilon=layer.eps)
     if isinstance(layer, nn.LeakyReLU):
         return graph.add("LeakyRelu", x, alpha=layer.negative_slope)
@@ -166,15 +157,16 @@ def _clipped(graph: _Graph, space: Any, x: str) -> str:
     return graph.add("Min", x, graph.table("action_high", space.high))
 
 
-def _own_actions(graph: _Graph, curriculum: Curriculum, skills: Sequence[str], x: str) -> str:
+def _own_actions(graph: _Graph, curriculum: Curriculum, x: str) -> str:
     """From [-1, 1] to the skill's own bounds, zeros where it has fewer actions."""
-    half, middle = (np.zeros((len(skills), curriculum.action_space.shape[0])) for _ in range(2))
-    for i, name in enumerate(skills):
-        space = curriculum[name].action_space
+    shape = (len(curriculum), curriculum.action_space.shape[0])
+    half, middle = np.zeros(shape), np.zeros(shape)
+    for i, skill in enumerate(curriculum):
+        space = skill.action_space
         half[i, : space.shape[0]] = 0.5 * (space.high - space.low)
         middle[i, : space.shape[0]] = 0.5 * (space.high + space.low)
-    x = graph.add("Mul", x, graph.of_skill("skill_half", half))
-    return graph.add("Add", x, graph.of_skill("skill_middle", middle))
+    x = graph.add("Mul", x, graph.of_skill("skill_half", list(half)))
+    return graph.add("Add", x, graph.of_skill("skill_middle", list(middle)))
 
 
 def _model(graph: _Graph, x: str, parts: Layout | None, size: int, actions: int) -> onnx.ModelProto:

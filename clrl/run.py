@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,19 @@ class Run:
         self.curriculum = curriculum or Curriculum.from_json(config.curriculum)
 
     @staticmethod
-    def create(path: Path, config: Config, curriculum: Curriculum) -> "Run":
+    def create(
+        path: Path,
+        config: Config,
+        curriculum: Curriculum,
+        fill: "Callable[[Run], None]" = lambda run: None,
+    ) -> "Run":
         """Make the directory, or nothing.
+
+        Args:
+            path: Where.
+            config: What was asked for.
+            curriculum: The skills.
+            fill: Puts more into it before it appears under its name.
 
         Raises:
             FileExistsError: there is something at that path.
@@ -52,6 +64,7 @@ class Run:
         try:
             (temporary / "checkpoints").mkdir()
             (temporary / "run.json").write_text(dumps(config.to_json()))
+            fill(Run(temporary, config, curriculum))
             temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -93,6 +106,11 @@ class Run:
         for old in self._passing()[:-_KEEP]:
             shutil.rmtree(old)
 
+    def like(self, name: str) -> str | None:
+        """The skill that one which `clrl adapt` added starts from, if any."""
+        found: str | None = (self.config.adapted or {"like": {}})["like"].get(name)
+        return found
+
     def finals(self) -> list[Path]:
         """Checkpoints before training and at the end of each skill, in order.
 
@@ -100,6 +118,21 @@ class Run:
             CheckpointError: one of them has a broken manifest.
         """
         return [p for p in checkpoint.steps(self.checkpoints) if checkpoint.info(p)["final"]]
+
+    def finished(self) -> list[Path]:
+        """`finals` of a run that is finished.
+
+        Raises:
+            ValueError: it is not, or a checkpoint is missing.
+        """
+        finals = self.finals()
+        whole = len(finals) == len(self.curriculum) + 1
+        if not whole or not (self.path / "retention.json").is_file():
+            raise ValueError(
+                f"{self.path} is not finished: {len(finals)} of {len(self.curriculum) + 1} "
+                f"checkpoints at the end of a skill; finish it with `clrl resume {self.path}`"
+            )
+        return finals
 
     def _passing(self) -> list[Path]:
         """Sound checkpoints within a skill; damaged ones stay for a person to look at."""

@@ -183,7 +183,7 @@ class _Trainer:
             env.set_state(self._env_state)  # type: ignore[attr-defined]
         else:
             at.begun, at.start = True, self.agent.num_timesteps
-            self.agent.begin_skill(name, env, budget)
+            self.agent.begin_skill(name, env, budget, self.run.like(name))
         end = at.start + budget
         while self.agent.num_timesteps < end:
             self._learn_chunk(end, budget, progress.watch(name))
@@ -223,7 +223,7 @@ class _Trainer:
     def _evaluate(self) -> None:
         """Append a row to the matrix."""
         start = time.perf_counter()
-        row = measure_row(self._evaluator, self.agent, EVAL_SEED)
+        row = measure_row(self.run, self._evaluator, self.agent, EVAL_SEED)
         self.position.successes.append([int(score.success.sum()) for score in row])
         self.position.returns.append([float(score.returns.mean()) for score in row])
         self.position.cost["eval_seconds"] += time.perf_counter() - start

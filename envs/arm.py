@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from functools import cache
 from importlib.resources import files
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mujoco
 import torch
@@ -23,6 +23,8 @@ _PUCK = ((0.40, -0.08), (0.49, 0.08))
 _CABINET_Y = (-0.06, 0.06)
 _DIAL = ((0.40, -0.30), (0.48, -0.24))
 _BUTTON = ((0.40, 0.22), (0.48, 0.30))
+_MOST_PAYLOAD = 4.0  # that the hand's controller still holds up, kg
+_FRICTION = (0.05, 20.0)  # of a factor on it
 _BOUND = 10.0  # of every observation, in its unit; nothing in the scene comes near it
 _SCENE_DRAWS = 10  # random numbers the scene takes; a skill's goal has the rest
 
@@ -69,6 +71,9 @@ class ArmSkill(Skill):
 
     **Reset**: joints, puck, drawer, dial and button are drawn anew; the goal is the skill's.
 
+    **Variants** of one robot or workplace, for `clrl adapt`: a payload at the hand that its gravity
+    compensation does not know, other friction between puck and table, the mirrored scene.
+
     Attributes:
         object: Prefix of the object's sensors in the XML.
         mechanism: Joint whose travel is observed, or "" for a free object.
@@ -85,10 +90,40 @@ class ArmSkill(Skill):
     action_layout = _ACTION
     axes = "robot base: x away from the robot, z up, right-handed"
 
+    def __init__(
+        self, *, payload: float = 0.0, friction: float = 1.0, mirrored: bool = False, **options: Any
+    ) -> None:
+        """Choose a variant.
+
+        Args:
+            payload: Mass that hangs at the hand, in [0, 4] kg.
+            friction: Factor on the sliding friction of puck and table, in [0.05, 20].
+            mirrored: The scene reflected in the robot's x-z plane: dial and button change sides,
+                the dial turns the other way.
+            options: As every `Skill`.
+
+        Raises:
+            ValueError: something out of range.
+        """
+        super().__init__(**options)
+        _check("payload", payload, 0.0, _MOST_PAYLOAD)
+        _check("friction", friction, *_FRICTION)
+        if not isinstance(mirrored, bool):
+            raise ValueError(f"mirrored must be true or false, got {mirrored!r}")
+        self._variant = (float(payload), float(friction), mirrored)
+        self.side = -1.0 if mirrored else 1.0  # of everything along y
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Id and options, those of the variant where it differs."""
+        names = ("payload", "friction", "mirrored")
+        pairs = zip(names, self._variant, _PLAIN, strict=True)
+        return super().spec | {name: own for name, own, plain in pairs if own != plain}
+
     @property
     def model(self) -> mujoco.MjModel:
-        """The scene, compiled once."""
-        return _model()
+        """The scene of this variant, compiled once."""
+        return _model(*self._variant)
 
     def reset(self, world: World, mask: Tensor, random: Tensor) -> None:
         """Scatter hand, puck and fixtures, then place the skill's goal."""
@@ -100,6 +135,9 @@ class ArmSkill(Skill):
         place[:, world.mocap("cabinet"), 1] = between(random[:, 5], *_CABINET_Y)
         place[:, world.mocap("dial_stand"), :2] = between(random[:, 6:8], *_DIAL)
         place[:, world.mocap("button_stand"), :2] = between(random[:, 8:10], *_BUTTON)
+        if self.side < 0.0:
+            joints[:, [0, puck + 1]] *= -1.0  # the yaw of the base, and where the puck lies
+            place[:, :, 1] *= -1.0
         qpos[mask], fixtures[mask] = joints, place
         world.forward(mask)
         goal = self.goal(world, mask, random[:, _SCENE_DRAWS:])
@@ -155,8 +193,8 @@ class ArmSkill(Skill):
         """Travel of the mechanism as a fraction of its range, (n,)."""
         if not self.mechanism:
             return constant(0.0, world.field("qpos")).expand(world.n)
-        start, end = map(float, world.model.joint(self.mechanism).range)
-        return (world.field("qpos")[:, world.joint(self.mechanism)] - start) / (end - start)
+        stop = max(map(float, world.model.joint(self.mechanism).range), key=abs)
+        return world.field("qpos")[:, world.joint(self.mechanism)] / stop
 
 
 def near(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -169,6 +207,32 @@ def within(a: Tensor, b: Tensor, distance: float) -> Tensor:
     return (a - b).square().sum(dim=1) < distance**2
 
 
+def _check(name: str, value: object, low: float, high: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and low <= value <= high):  # type: ignore[operator]
+        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+
+
+_PLAIN = (0.0, 1.0, False)  # no variant
+
+
 @cache
-def _model() -> mujoco.MjModel:
-    return mujoco.MjModel.from_xml_string(files("clrl.envs").joinpath("assets/arm.xml").read_text())
+def _model(payload: float, friction: float, mirrored: bool) -> mujoco.MjModel:
+    text = files("clrl.envs").joinpath("assets/arm.xml").read_text()
+    if (payload, friction, mirrored) == _PLAIN:
+        return mujoco.MjModel.from_xml_string(text)
+    spec = mujoco.MjSpec.from_string(text)
+    if payload:  # on a body of its own, whose gravity nothing compensates
+        body = spec.body("hand").add_body(name="payload")
+        body.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.03, 0.0, 0.0], mass=payload)
+    for name in ("puck", "table"):
+        geom = spec.geom(name)
+        geom.friction = geom.friction * [friction, 1.0, 1.0]
+    for name in ("drawer", "dial"):
+        joint = spec.joint(name)
+        joint.frictionloss *= friction
+        joint.damping = joint.damping * friction
+    if mirrored:
+        dial = spec.joint("dial")
+        dial.range = -dial.range[::-1]
+    return spec.compile()

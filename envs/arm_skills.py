@@ -19,7 +19,8 @@ class Reach(ArmSkill):
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Anywhere in a box above the table."""
-        return between(random[:, :3], (0.36, -0.20, 0.10), (0.56, 0.20, 0.32))
+        goal = between(random[:, :3], (0.36, -0.20, 0.10), (0.56, 0.20, 0.32))
+        return goal * constant((1.0, self.side, 1.0), goal)
 
     def reward(self, world: World) -> Terms:
         """Closeness at two scales: the wide one guides, the narrow one pays for precision."""
@@ -66,6 +67,7 @@ class Push(ArmSkill):
         """On the table, 8 to 16 cm from the puck."""
         puck = self.position(world)[mask]
         goal = between(random[:, :2], (0.36, -0.14), (0.53, 0.14))
+        goal = goal * constant((1.0, self.side), goal)
         offset = goal - puck[:, :2]
         distance = offset.norm(dim=1, keepdim=True).clamp_min(1e-6)
         goal = puck[:, :2] + offset * (distance.clamp(0.08, 0.16) / distance)
@@ -121,7 +123,7 @@ class Dial(ArmSkill):
 
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
         """Where the peg is after a turn of 1.0 to 1.8 rad."""
-        angle = between(random[:, 0], 1.0, 1.8)
+        angle = self.side * between(random[:, 0], 1.0, 1.8)
         centre = world.field("mocap_pos")[mask, world.mocap("dial_stand")]
         goal = self.position(world)[mask]
         radius = (goal - centre)[:, :2].norm(dim=1)

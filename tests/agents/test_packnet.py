@@ -14,6 +14,7 @@ from clrl.agents import EWC, ContinualPPO, ContinualSAC, PackNet, Protection, ma
 from clrl.agents.masks import Masks
 from clrl.envs import make_curriculum
 from clrl.export import export
+from clrl.voices import Voice
 from tests.agents import conftest
 from tests.agents.toy import PointVecEnv
 
@@ -143,8 +144,10 @@ def test_the_exported_graph_acts_for_every_skill_as_the_agent(kind: str) -> None
                 weight += (owner == 0) * torch.randn(weight.shape, generator=random)
         if name != "press":  # the last is exported as it is learned
             agent.protections[0].after_skill(agent)
+    nothing: Any = None  # measured
+    voices = [Voice(skill.name, skill, agent, nothing) for skill in curriculum]
     session = onnxruntime.InferenceSession(
-        onnx_graph.build(agent, curriculum).SerializeToString(),
+        onnx_graph.build(voices, curriculum).SerializeToString(),
         providers=["CPUExecutionProvider"],
     )
     rows = np.random.default_rng(1).normal(0.0, 2.0, (200, size)).astype(np.float32)

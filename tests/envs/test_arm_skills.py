@@ -180,3 +180,44 @@ def test_goals_and_objects_fill_their_ranges() -> None:
 
 def test_curricula_name_known_skills() -> None:
     assert all(set(skills) <= set(SKILLS) for skills in CURRICULA.values())
+
+
+@pytest.mark.parametrize("name", ARM)
+def test_the_mirrored_scene_does_in_the_mirror_what_the_plain_one_does(name: str) -> None:
+    mirror = torch.ones(23)
+    mirror[[1, 4, 8, 11, 14, 18, 21]] = -1.0  # what points along y
+    scenes = [Episodes(make_skill(name, mirrored=on), 8) for on in (False, True)]  # type: ignore[arg-type]
+    seen = []
+    for scene in scenes:
+        scene.seed(3)
+        seen.append(scene.reset())
+    assert torch.allclose(seen[0] * mirror, seen[1], atol=1e-6)
+    action = torch.zeros(8, 4)
+    action[:, :3] = torch.tensor([0.6, -0.4, -0.2])
+    for _ in range(10):
+        plain = scenes[0].step(action)
+        other = scenes[1].step(action * torch.tensor([1.0, -1.0, 1.0, 1.0]))
+    assert torch.allclose(plain.observation * mirror, other.observation, atol=1e-4)
+    assert torch.allclose(plain.reward, other.reward, atol=1e-4)
+
+
+def test_a_payload_hangs_at_the_hand_and_friction_is_scaled() -> None:
+    plain, other = (
+        make_skill("arm-push", **chosen).model  # type: ignore[attr-defined]
+        for chosen in ({}, {"payload": 2, "friction": 3})
+    )
+    assert other.body("hand").subtreemass[0] == pytest.approx(plain.body("hand").subtreemass[0] + 2)
+    assert other.body("payload").gravcomp[0] == 0.0
+    for name in ("puck", "table"):
+        assert other.geom(name).friction[0] == pytest.approx(3 * plain.geom(name).friction[0])
+    assert (other.geom("left_finger").friction == plain.geom("left_finger").friction).all()
+    for name in ("dial", "drawer"):
+        assert other.joint(name).frictionloss == pytest.approx(3 * plain.joint(name).frictionloss)
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"payload": 5}, {"payload": True}, {"friction": 0}, {"mirrored": 1}]
+)
+def test_a_variant_out_of_range_is_refused(chosen: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(chosen))} must be"):
+        make_skill("arm-push", **chosen)

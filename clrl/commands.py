@@ -1,0 +1,214 @@
+"""What each command does; `clrl.cli` reads the command line."""
+
+import argparse
+import ast
+import json
+import sys
+import textwrap
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+
+def train(options: argparse.Namespace) -> None:
+    """Learn a curriculum and show what is retained."""
+    from clrl.trainer import train
+
+    protect = [] if options.protect == ["none"] else options.protect
+    if protect and "none" in protect:
+        raise ValueError("--protect none stands alone")
+    curriculum = options.curriculum
+    run = train(
+        curriculum,
+        options.agent,
+        protect,
+        seed=options.seed,
+        steps_per_skill=options.steps_per_skill,
+        horizon=options.horizon,
+        success_rule=options.success,
+        out=options.out,
+        device=options.device,
+        quiet=options.json,
+        **({} if options.threads is None else {"threads": options.threads}),
+    )
+    _conclude(run, options.json)
+
+
+def resume(options: argparse.Namespace) -> None:
+    """Go on with a run."""
+    from clrl.trainer import resume
+
+    _conclude(resume(options.run, quiet=options.json), options.json)
+
+
+def adapt(options: argparse.Namespace) -> None:
+    """Teach a trained agent one more skill and show what the others kept."""
+    from clrl.adapt import Adaptation, adapt
+
+    run = adapt(
+        options.run,
+        options.skill,
+        variant=dict(map(_setting, options.set)),
+        name=options.name,
+        like=options.like,
+        steps=options.steps,
+        out=options.out,
+        device=options.device,
+        threads=options.threads,
+        quiet=options.json,
+    )
+    result = Adaptation.of(run)
+    if options.json:
+        print(json.dumps(result.to_json() | {"run": str(run.path)}))
+        return
+    print(f"{run.retention()}\n\n{result}\n\n{run.path}")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value as JSON reads it, or else as text."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ValueError(f"--set takes KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _conclude(run: Any, as_json: bool) -> None:
+    _show(run.retention(), as_json)
+    if not as_json:
+        print(f"\n{run.path}/retention.json   {run.path}/retention.png")
+
+
+def _show(retention: Any, as_json: bool) -> None:
+    print(retention.to_json() if as_json else retention)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure a run's retention anew."""
+    from clrl.config import resolve_device
+    from clrl.measure import evaluate_run
+    from clrl.run import Run
+
+    device = resolve_device(options.device, options.episodes)
+    if options.seed < 0:
+        raise ValueError(f"seed must be >= 0, got {options.seed}")
+    result = evaluate_run(
+        Run.open(options.run),
+        episodes=options.episodes,
+        seed=options.seed,
+        horizon=options.horizon,
+        success_rule=options.success,
+        device=device,
+        quiet=options.json,
+    )
+    _show(result, options.json)
+
+
+def play(options: argparse.Namespace) -> None:
+    """Film skills."""
+    from clrl.envs.opengl import choose_backend
+
+    choose_backend()
+    from clrl.play import play
+
+    for path in play(Path(options.run), options.skill, options.episodes):
+        print(path)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a bundle, a folder for Hugging Face, or both."""
+    from clrl.envs.opengl import choose_backend
+
+    choose_backend()
+    from clrl.export import LEARNED, export, write
+    from clrl.run import Run
+
+    if not options.out and not options.hub_dir:
+        raise ValueError("give --out, --hub-dir or both")
+    run = Run.open(options.run)
+    run.finished()
+    result = run.retention()
+    print(result, file=sys.stderr if options.json else sys.stdout)
+    rates = zip(result.skills, result.success[-1], strict=True)
+    if poor := [f"{name} {rate:.0%}" for name, rate in rates if rate < LEARNED]:
+        print(f"clrl: under {LEARNED:.0%} success: {', '.join(poor)}", file=sys.stderr)
+    files = export(
+        run,
+        [Run.open(path) for path in options.variants],
+        min_retention=options.min_retention,
+        allow_forgetting=options.allow_forgetting,
+    )
+    if options.out:
+        write(Path(options.out), files)
+    missing = None
+    if options.hub_dir:
+        from clrl.hub import write_hub_folder
+
+        missing = write_hub_folder(Path(options.hub_dir), run, files)
+    if options.json:
+        written = {"out": options.out, "hub_dir": options.hub_dir, "files": sorted(files)}
+        print(json.dumps(written | {"no_replay": missing}))
+        return
+    print()
+    for path in filter(None, (options.out, options.hub_dir)):
+        print(path)
+    if missing:
+        print(missing)
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Check a bundle."""
+    from clrl.verify import show, verify
+
+    report = verify(options.bundle)
+    print(json.dumps(report) if options.json else show(report))
+
+
+def list_names(options: argparse.Namespace) -> None:
+    """Show what there is to train and protect with."""
+    from clrl.agents.catalog import AGENTS, PROTECTIONS
+    from clrl.envs.catalog import CURRICULA, SKILLS
+
+    content: dict[str, dict[str, Any]] = {
+        "curricula": {name: list(skills) for name, skills in CURRICULA.items()},
+        "skills": {name: _summary(path) for name, path in SKILLS.items()},
+        "agents": {name: _summary(path) for name, path in AGENTS.items()},
+        "protections": {name: _summary(path) for name, path in PROTECTIONS.items()},
+        "engines": {
+            "cpu": "mujoco.batch, a thread pool over the worlds",
+            "cuda": "mujoco_warp, one graph over the worlds",
+        },
+    }
+    if options.json:
+        print(json.dumps(content, indent=2))
+        return
+    for title, entries in content.items():
+        print(title)
+        width = max(map(len, entries))
+        for name, more in entries.items():
+            text = more if isinstance(more, str) else " -> ".join(more)
+            lines = textwrap.wrap(text, 96 - width, break_on_hyphens=False)
+            print(f"  {name:{width}}  {f'{chr(10)}{(width + 4) * chr(32)}'.join(lines)}")
+    print("any Gymnasium id with vectors in and out is a skill too, such as Reacher-v5")
+
+
+def _summary(path: str) -> str:
+    """First line of the docstring of a "module:Class", read without importing torch."""
+    module, _, name = path.partition(":")
+    spec = find_spec(module)
+    assert spec is not None
+    tree = ast.parse(Path(str(spec.origin)).read_text())
+    found = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    return (ast.get_docstring(found) or "").partition("\n")[0]
+
+
+def doctor(options: argparse.Namespace) -> None:
+    """Show what is installed."""
+    from clrl.doctor import examine, show
+
+    findings = examine()
+    print(json.dumps(findings, indent=2) if options.json else show(findings))
+    if not all(f["ok"] or f["optional"] for f in findings):
+        raise SystemExit(2)
