@@ -15,7 +15,7 @@ class AGEM(Protection):
 
     With g the actor's gradient and r that of a loss on remembered rows of all earlier skills,
 
-        g <- g - (g.r / r.r) r   where g.r < 0,                                       (eq. 11)
+        g <- g - (g.r / r.r) r   where g.r < 0,
 
     so that the memory's loss does not grow. Deviations from the paper: the memory's loss is the
     divergence from what the agent did in stored states when their skill ended, as distillation has

@@ -13,8 +13,7 @@ class MAS(QuadraticPenalty):
 
     The importance is w_k = E_obs |d (|m|^2 + |log s|^2) / d theta_k| for mean m and standard
     deviation s of the action before squashing, as Continual World has it: it needs no labels and no
-    likelihood. Deviations from the paper: its division by the mean, and per sample exactly, where
-    the authors' code takes batches.
+    likelihood. Deviation from the paper: the division by the mean.
     """
 
     def __init__(

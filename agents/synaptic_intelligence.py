@@ -14,8 +14,8 @@ class SynapticIntelligence(QuadraticPenalty):
 
     Along the path of training every weight adds up -g_k d theta_k: g the gradient of the learner's
     own loss, d theta_k what the optimizer then made of it, whatever optimizer it is. The importance
-    is max(0, sum) / (total change^2 + damping). Deviations from the paper: the sum is cut at 0, as
-    in the authors' code; with PPO g is the clipped gradient; and the division by the mean.
+    is max(0, sum) / (total change^2 + damping). Deviations from the paper: the sum is cut at 0, or
+    weights would be pushed away; with PPO g is the clipped gradient; and the division by the mean.
     """
 
     order = 0  # g is the learner's alone, before other protections add to it
