@@ -7,17 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clrl.agents.agem import AGEM
     from clrl.agents.catalog import AGENTS, PROTECTIONS, make_agent, make_protection
     from clrl.agents.distillation import PolicyDistillation
-    from clrl.agents.ewc import EWC
+    from clrl.agents.ewc import EWC, OnlineEWC
     from clrl.agents.guard import NumericalError
+    from clrl.agents.l2 import L2
+    from clrl.agents.mas import MAS
+    from clrl.agents.packnet import PackNet
     from clrl.agents.ppo import ContinualPPO
     from clrl.agents.progressive import Progressive
     from clrl.agents.protection import Protection
+    from clrl.agents.quadratic import QuadraticPenalty
     from clrl.agents.redo import ReDo
     from clrl.agents.replay import ReservoirReplay
     from clrl.agents.reservoir import Reservoir
     from clrl.agents.sac import ContinualSAC
+    from clrl.agents.synaptic_intelligence import SynapticIntelligence
 
 # Name to the module it lives in, loaded when first asked for: importing clrl costs no torch.
 _EXPORTS = {
@@ -25,31 +31,45 @@ _EXPORTS = {
     "PROTECTIONS": "catalog",
     "make_agent": "catalog",
     "make_protection": "catalog",
+    "AGEM": "agem",
     "PolicyDistillation": "distillation",
     "EWC": "ewc",
+    "OnlineEWC": "ewc",
     "NumericalError": "guard",
+    "L2": "l2",
+    "MAS": "mas",
+    "PackNet": "packnet",
     "ContinualPPO": "ppo",
     "Progressive": "progressive",
     "Protection": "protection",
+    "QuadraticPenalty": "quadratic",
     "ReDo": "redo",
     "ReservoirReplay": "replay",
     "Reservoir": "reservoir",
     "ContinualSAC": "sac",
+    "SynapticIntelligence": "synaptic_intelligence",
 }
 
 __all__ = [
+    "AGEM",
     "AGENTS",
     "EWC",
+    "L2",
+    "MAS",
     "PROTECTIONS",
     "ContinualPPO",
     "ContinualSAC",
     "NumericalError",
+    "OnlineEWC",
+    "PackNet",
     "PolicyDistillation",
     "Progressive",
     "Protection",
+    "QuadraticPenalty",
     "ReDo",
     "Reservoir",
     "ReservoirReplay",
+    "SynapticIntelligence",
     "make_agent",
     "make_protection",
 ]

@@ -15,6 +15,12 @@ AGENTS = {"ppo": "clrl.agents.ppo:ContinualPPO", "sac": "clrl.agents.sac:Continu
 
 PROTECTIONS = {
     "ewc": "clrl.agents.ewc:EWC",
+    "online-ewc": "clrl.agents.ewc:OnlineEWC",
+    "l2": "clrl.agents.l2:L2",
+    "si": "clrl.agents.synaptic_intelligence:SynapticIntelligence",
+    "mas": "clrl.agents.mas:MAS",
+    "agem": "clrl.agents.agem:AGEM",
+    "packnet": "clrl.agents.packnet:PackNet",
     "distill": "clrl.agents.distillation:PolicyDistillation",
     "replay": "clrl.agents.replay:ReservoirReplay",
     "redo": "clrl.agents.redo:ReDo",

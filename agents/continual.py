@@ -217,9 +217,13 @@ class Continual(_Base):
     def _experience(self) -> Array:
         raise NotImplementedError
 
-    def _start_afresh(self) -> None:
+    def fresh_moments(self) -> None:
+        """Forget what the optimizers remember of earlier gradients."""
         self.policy.fresh_optimizers()
         self._register_hooks()
+
+    def _start_afresh(self) -> None:
+        self.fresh_moments()
 
     # Hooks
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clrl.agents.features import SkillFeatures
 from clrl.agents.layer_norm import add_layer_norm
+from clrl.agents.masks import Masks
 from clrl.agents.memory import Memory, MemoryFeatures
 from clrl.agents.progressive import Grown, side_by_side, to_columns
 from clrl.agents.switch import Switch
@@ -37,6 +38,7 @@ class _MultiHead(nn.Module):
     max_skills: int
     features: Any  # SkillFeatures; nn.Module's own typing of children is too narrow to use
     progressive: bool
+    masks: Masks | None
     _heads: list[Switch]
 
     def _options(
@@ -55,6 +57,7 @@ class _MultiHead(nn.Module):
         self.progressive = progressive
         self.max_skills = max_skills
         self.n_heads = 1
+        self.masks = None
         options = {"normalize": normalize, "one_hot": not multi_head, "max_skills": max_skills}
         return kwargs | {
             "features_extractor_class": SkillFeatures,
@@ -119,8 +122,10 @@ class _MultiHead(nn.Module):
             self.features.write(visited(self.features.written.shape[1]))
 
     def select(self, skill: int) -> None:
-        """Make a skill's head and statistics the ones in use."""
+        """Make a skill's head, statistics and, where there are masks, weights the ones in use."""
         self.features.active = skill
+        if self.masks is not None:
+            self.masks.show(None if skill == self.n_heads - 1 else skill)
         for heads in self._heads:
             heads.active = skill if self.multi_head else 0
 

@@ -42,6 +42,10 @@ class Learner(Protocol):
         """Layers of the actor that all skills share."""
         ...
 
+    def fresh_moments(self) -> None:
+        """Forget what the optimizers remember of earlier gradients."""
+        ...
+
     def visited(self, count: int) -> Tensor:
         """Up to `count` observations of the skill's experience, (n, obs)."""
         ...
@@ -92,7 +96,10 @@ class Protection:
         self.generator = torch.Generator().manual_seed(seed)
 
     def attach(self, learner: Learner) -> None:
-        """Look at the agent, once it is built; ValueError where it cannot be protected so."""
+        """Look at the agent, once it is built; ValueError where it cannot be protected so.
+
+        What it gives the networks is there before any state is loaded into them.
+        """
 
     def before_skill(self, learner: Learner) -> None:
         """Prepare for a skill, before its first environment step."""

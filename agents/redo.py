@@ -21,6 +21,8 @@ class ReDo(Protection):
     a recycled unit said on average goes into the bias of what read it; the critic is left alone.
     """
 
+    order = 2  # what others added to the gradient of a recycled unit is dropped too
+
     def __init__(
         self,
         strength: float = 1.0,

@@ -169,7 +169,7 @@ def test_what_sb3_users_do_works(kind: str, tmp_path: Path) -> None:
         assert np.array_equal(loaded.act(observation, skill), agent.act(observation, skill))
     loaded.set_env(PointVecEnv())
     loaded.learn(40, reset_num_timesteps=False)
-    assert loaded.protections[0].fisher
+    assert loaded.protections[0].importance
 
 
 def test_training_continues_bit_for_bit_from_its_state(kind: str) -> None:
@@ -194,7 +194,7 @@ def test_training_continues_bit_for_bit_from_its_state(kind: str) -> None:
     other.learn(80, reset_num_timesteps=False)
     other.end_skill()
     assert equal(weights(agent), weights(other))
-    assert torch.equal(agent.protections[0].fisher[0], other.protections[0].fisher[0])
+    assert torch.equal(agent.protections[0].importance[0], other.protections[0].importance[0])
 
 
 def _copy(value: Any) -> Any:
