@@ -73,6 +73,7 @@ def _train(options: argparse.Namespace) -> None:
         curriculum,
         options.agent,
         protect,
+        joint=options.joint,
         seed=options.seed,
         steps_per_skill=options.steps_per_skill,
         horizon=options.horizon,
@@ -250,6 +251,9 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         metavar="NAME",
         help="of `clrl list`, or module:Class; none alone for none; all of `clrl list` by default",
+    )
+    train.add_argument(
+        "--joint", action="store_true", help="all skills at once, the upper bound; ppo only"
     )
     train.add_argument("--seed", type=int, default=0, help="decides every draw")
     train.add_argument(

@@ -31,7 +31,7 @@ def contract(run: Run, retention: Retention, gate: dict[str, Any]) -> Contract:
         "format": FORMAT,
         "curriculum": curriculum.name,
         "agent": run.config.agent,
-        "protections": list(run.config.protect),
+        "protections": run.config.methods,
         "seed": run.config.seed,
         "graph": {
             "opset": OPSET,
