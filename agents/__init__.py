@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clrl.agents.catalog import AGENTS, PROTECTIONS, make_agent, make_protection
+    from clrl.agents.clear import CLEAR
+    from clrl.agents.clonex import ClonEx
     from clrl.agents.distillation import PolicyDistillation
     from clrl.agents.ewc import EWC
     from clrl.agents.guard import NumericalError
+    from clrl.agents.joint import JointPPO
+    from clrl.agents.perfect import PerfectMemory
     from clrl.agents.ppo import ContinualPPO
     from clrl.agents.protection import Protection
     from clrl.agents.replay import ReservoirReplay
@@ -23,9 +27,13 @@ _EXPORTS = {
     "PROTECTIONS": "catalog",
     "make_agent": "catalog",
     "make_protection": "catalog",
+    "CLEAR": "clear",
+    "ClonEx": "clonex",
     "PolicyDistillation": "distillation",
     "EWC": "ewc",
     "NumericalError": "guard",
+    "JointPPO": "joint",
+    "PerfectMemory": "perfect",
     "ContinualPPO": "ppo",
     "Protection": "protection",
     "ReservoirReplay": "replay",
@@ -35,11 +43,15 @@ _EXPORTS = {
 
 __all__ = [
     "AGENTS",
+    "CLEAR",
     "EWC",
     "PROTECTIONS",
+    "ClonEx",
     "ContinualPPO",
     "ContinualSAC",
+    "JointPPO",
     "NumericalError",
+    "PerfectMemory",
     "PolicyDistillation",
     "Protection",
     "Reservoir",

@@ -18,6 +18,9 @@ PROTECTIONS = {
     "ewc": "clrl.agents.ewc:EWC",
     "distill": "clrl.agents.distillation:PolicyDistillation",
     "replay": "clrl.agents.replay:ReservoirReplay",
+    "clear": "clrl.agents.clear:CLEAR",
+    "clonex": "clrl.agents.clonex:ClonEx",
+    "perfect": "clrl.agents.perfect:PerfectMemory",
 }
 
 

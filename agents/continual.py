@@ -63,9 +63,11 @@ class Continual(_Base):
         protection_seconds: Time spent in protections.
         updates: "fast", or "sb3" for SB3's own code.
         unread: What checks found on a device during `train()`, which reads it when it ends.
+        off_policy: Whether it can learn from what another policy did.
     """
 
     policy: Any
+    off_policy: bool
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class Continual(_Base):
         self._generator = torch.Generator().manual_seed(self.seed or 0)
         self.policy.select(max(0, len(self.skills) - 1))
         self._register_hooks()
+        self._protect("attach")
 
     # Skills
 

@@ -98,33 +98,41 @@ class JointPPO(ContinualPPO):
 
     def _buffer(self, env: VecEnv) -> RolloutBuffer:
         kind = BUFFERS[tensor_env(env) is not None]
-        spaces = (self.observation_space, self.action_space)
-        options = (self.device, self.gae_lambda, self.gamma, env.num_envs)
-        return kind(self.n_steps, *spaces, *options)
+        return kind(
+            self.n_steps,
+            self.observation_space,
+            self.action_space,
+            self.device,
+            self.gae_lambda,
+            self.gamma,
+            env.num_envs,
+        )
 
     def train(self) -> None:
         """Train on the rollouts of all skills; only then move each one's observation statistics."""
-        each = range(len(self.skills))
         if self.popart:
-            for skill in each:
-                returns = torch.as_tensor(self._buffers[skill].returns, device=self.device)
-                head = self.policy.value_net.layers[skill]
-                self.policy.popart.update(skill, returns.flatten(), head)
+            self._rescale()
         networks, rows = [], []
-        for skill in each:
+        for skill, buffer in enumerate(self._buffers):
             with self.policy.using(skill):
                 one = self._networks()
                 assert one is not None
                 networks.append(one)
-                rows.append(Rows.of(self._buffers[skill], one.features))
+                rows.append(Rows.of(buffer, one.features))
         self._train(JointNetworks(networks), JointRows(rows))
-        for skill in each:
+        for skill, buffer in enumerate(self._buffers):
             with self.policy.using(skill):
-                seen = torch.as_tensor(self._buffers[skill].observations, device=self.device)
+                seen = torch.as_tensor(buffer.observations, device=self.device)
                 self.policy.features.update(seen.flatten(0, 1))
                 std = self.policy.active_log_std.exp().mean().item()
                 self.logger.record(f"train/std_{self.skills[skill]}", std)
         self._stop_if_broken()
+
+    def _rescale(self) -> None:
+        """Let each skill's scale follow the returns of its new rollout."""
+        for skill, buffer in enumerate(self._buffers):
+            returns = torch.as_tensor(buffer.returns, device=self.device).flatten()
+            self.policy.popart.update(skill, returns, self.policy.value_net.layers[skill])
 
     def _rollouts(self) -> list[RolloutBuffer]:
         return self._buffers

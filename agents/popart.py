@@ -49,7 +49,7 @@ class PopArt(nn.Module):
 
     @torch.no_grad()
     def update(self, skill: int, returns: Tensor, head: Any) -> None:
-        """Move a skill's moments towards those of returns (rows,), and its linear head with them."""
+        """Move a skill's moments towards those of returns (rows,), and its head with them."""
         mean, std = self.mean[skill].clone(), self.std(skill)
         self.count[skill] += 1.0
         rate = torch.clamp(1.0 / self.count[skill], min=_RATE)

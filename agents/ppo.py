@@ -1,5 +1,6 @@
 """PPO that keeps earlier skills."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from clrl.agents.actor_critic import ActorCritic
 from clrl.agents.continual import Continual
 from clrl.agents.heads import MultiHeadPPOPolicy
+from clrl.agents.protection import add_gradient
 from clrl.agents.rollout import collect
 from clrl.agents.rows import Rows
 from clrl.agents.surrogate import Surrogate
@@ -39,6 +41,7 @@ class ContinualPPO(Continual, PPO):
     and `rollout_buffer` holds tensors.
     """
 
+    off_policy = False
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadPPOPolicy}
 
     def _networks(self) -> ActorCritic | None:
@@ -157,6 +160,28 @@ class ContinualPPO(Continual, PPO):
         self.logger.record("train/clip_range", loss.clip)
         if loss.clip_value is not None:
             self.logger.record("train/clip_range_vf", loss.clip_value)
+
+    def values(self, rows: dict[str, Tensor], skill: int) -> Tensor:
+        """The value of each row's state in a skill, (batch, 1)."""
+        with self.policy.using(skill):
+            values: Tensor = self.policy.predict_values(rows["observation"])
+        return values
+
+    def pull_values(
+        self,
+        rows: dict[int, dict[str, Tensor]],
+        loss: Callable[[Tensor], Tensor],
+        max_norm: float,
+    ) -> None:
+        """Add the clipped gradient of a loss of values to `.grad`.
+
+        Args:
+            rows: Of each of some skills, the same number of each.
+            loss: Of the values, (rows, 1), skill after skill.
+            max_norm: Bound of the gradient's norm.
+        """
+        values = torch.cat([self.values(part, skill) for skill, part in rows.items()])
+        add_gradient(loss(values), list(self.policy.parameters()), max_norm)
 
     def _rollouts(self) -> list[RolloutBuffer]:
         """What the latest update was on."""

@@ -13,6 +13,7 @@ class Learner(Protocol):
     skills: list[str]
     policy: Any
     device: torch.device
+    off_policy: bool
 
     @property
     def skill(self) -> int:
@@ -35,6 +36,19 @@ class Learner(Protocol):
         max_norm: float,
     ) -> None:
         """Add the clipped gradient of a loss of mean and log-std in states of some skills."""
+        ...
+
+    def values(self, rows: dict[str, Tensor], skill: int) -> Tensor:
+        """What the critics say of rows of a skill, columns as of `fresh`, (batch, critics)."""
+        ...
+
+    def pull_values(
+        self,
+        rows: dict[int, dict[str, Tensor]],
+        loss: Callable[[Tensor], Tensor],
+        max_norm: float,
+    ) -> None:
+        """Add the clipped gradient of a loss of the values of rows of some skills."""
         ...
 
     def trunk(self) -> list[nn.Module]:
@@ -79,6 +93,9 @@ class Protection:
         self.every = every
         self._calls: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
+
+    def attach(self, learner: Learner) -> None:
+        """Look at the agent, once it is built; ValueError where it cannot be protected so."""
 
     def before_skill(self, learner: Learner) -> None:
         """Prepare for a skill, before its first environment step."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clrl.config import Config
 from clrl.envs.curriculum import Curriculum
 
 
@@ -27,6 +28,11 @@ class Stage:
     steps: int
     budget: int
     worlds: tuple[int, ...]
+
+
+def stages(config: Config, curriculum: Curriculum) -> list[Stage]:
+    """The stages that a run is asked for; ValueError where it cannot be cut into any."""
+    return (at_once if config.joint else in_turn)(curriculum, config.worlds)
 
 
 def in_turn(curriculum: Curriculum, worlds: int) -> list[Stage]:
@@ -58,7 +64,7 @@ def at_once(curriculum: Curriculum, worlds: int) -> list[Stage]:
 def _shared(worlds: int, weights: Sequence[int]) -> tuple[int, ...]:
     """Whole numbers >= 1 that add up to `worlds`, in proportion to weights as near as can be."""
     if worlds < len(weights):
-        raise ValueError(f"joint training of {len(weights)} skills needs as many worlds, got {worlds}")
+        raise ValueError(f"joint training takes a world a skill: {len(weights)}, got {worlds}")
     shares = [1] * len(weights)
     for _ in range(worlds - len(weights)):  # each world to whom one more takes least beyond its due
         neediest = min(range(len(weights)), key=lambda i: (shares[i] + 0.5) / weights[i])

@@ -16,7 +16,7 @@ from clrl.eval.evaluator import Evaluator
 from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
 from clrl.progress import Progress, make_logger
 from clrl.run import Run
-from clrl.schedule import Stage, at_once, in_turn
+from clrl.schedule import Stage, stages
 
 _PROBES = 8  # looks at all skills so far while one is trained, for the learning curves
 _PROBE_EPISODES = 32
@@ -102,6 +102,7 @@ def train(
     )
     method = f"{agent}-joint" if joint else agent
     path = Path(out or Path("runs") / f"{made.name}-{method}-seed{seed}".replace("/", "-"))
+    stages(config, made)
     Run(path, config, made).build()  # options that do not fit must not leave a directory
     return _Trainer(Run.create(path, config, made), quiet).finish()
 
@@ -127,7 +128,7 @@ class _Trainer:
         torch.set_num_threads(1)  # networks are small; the cores belong to the physics
         self.run = run
         self.curriculum = run.curriculum
-        self.stages = (at_once if run.config.joint else in_turn)(run.curriculum, run.config.worlds)
+        self.stages = stages(run.config, run.curriculum)
         self.quiet = quiet
         self.position = Position()
         checkpoint.clean(run.checkpoints)

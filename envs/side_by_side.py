@@ -48,9 +48,8 @@ class SideBySide(VecEnv):
     def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, Any]]]:
         """What each part gave, one after another."""
         steps = [part.step_wait() for part in self.parts]
-        observations, rewards, dones, infos = zip(*steps, strict=True)
-        arrays = (np.concatenate([np.asarray(a) for a in c]) for c in (observations, rewards, dones))
-        return (*arrays, [info for part in infos for info in part])  # type: ignore[return-value]
+        seen, reward, done = (np.concatenate([np.asarray(s[i]) for s in steps]) for i in range(3))
+        return seen, reward, done, [info for step in steps for info in step[3]]
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed world i with `seed + i` from its next reset on."""
@@ -86,8 +85,8 @@ class SideBySide(VecEnv):
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
         """Call a method of every part and give its result for each world asked for."""
-        results = (part.env_method(method_name, *method_args, **method_kwargs) for part in self.parts)
-        found = [value for part in results for value in part]
+        call = (method_name, *method_args)
+        found = [value for part in self.parts for value in part.env_method(*call, **method_kwargs)]
         return [found[i] for i in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
