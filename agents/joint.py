@@ -1,4 +1,4 @@
-"""PPO on all skills at once, the upper bound of what learning them in turn can keep."""
+"""PPO on all skills at once, the usual upper bound of what learning them in turn can keep."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

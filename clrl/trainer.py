@@ -72,7 +72,7 @@ def train(
         agent: "ppo" or "sac".
         protect: Names of protections, or names with their options; None for the default three.
         joint: Train all skills at once, on the sum of their budgets and without protections: the
-            upper bound. Row i of the matrix is then measured after i equal shares of it.
+            usual upper bound. Row i of the matrix is then measured after i equal shares of it.
         seed: Decides the networks, the worlds and every draw.
         steps_per_skill: Budget of every skill, in place of each skill's own.
         horizon: Control steps per episode of every skill, in place of each skill's own.
