@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clrl.agents.agem import AGEM
     from clrl.agents.catalog import AGENTS, PROTECTIONS, make_agent, make_protection
+    from clrl.agents.clear import CLEAR
+    from clrl.agents.clonex import ClonEx
     from clrl.agents.distillation import PolicyDistillation
     from clrl.agents.ewc import EWC, OnlineEWC
     from clrl.agents.guard import NumericalError
     from clrl.agents.l2 import L2
     from clrl.agents.mas import MAS
     from clrl.agents.packnet import PackNet
+    from clrl.agents.joint import JointPPO
+    from clrl.agents.perfect import PerfectMemory
     from clrl.agents.ppo import ContinualPPO
     from clrl.agents.progressive import Progressive
     from clrl.agents.protection import Protection
@@ -32,6 +36,8 @@ _EXPORTS = {
     "make_agent": "catalog",
     "make_protection": "catalog",
     "AGEM": "agem",
+    "CLEAR": "clear",
+    "ClonEx": "clonex",
     "PolicyDistillation": "distillation",
     "EWC": "ewc",
     "OnlineEWC": "ewc",
@@ -39,6 +45,8 @@ _EXPORTS = {
     "L2": "l2",
     "MAS": "mas",
     "PackNet": "packnet",
+    "JointPPO": "joint",
+    "PerfectMemory": "perfect",
     "ContinualPPO": "ppo",
     "Progressive": "progressive",
     "Protection": "protection",
@@ -53,15 +61,19 @@ _EXPORTS = {
 __all__ = [
     "AGEM",
     "AGENTS",
+    "CLEAR",
     "EWC",
     "L2",
     "MAS",
     "PROTECTIONS",
+    "ClonEx",
     "ContinualPPO",
     "ContinualSAC",
+    "JointPPO",
     "NumericalError",
     "OnlineEWC",
     "PackNet",
+    "PerfectMemory",
     "PolicyDistillation",
     "Progressive",
     "Protection",

@@ -1,7 +1,7 @@
 """PPO's two networks without a graph, where its policy is made of layers that `Tape` knows."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,18 @@ from clrl.agents.heads import MultiHeadPPOPolicy
 from clrl.agents.rows import Rows
 from clrl.agents.surrogate import Surrogate
 from clrl.agents.tape import Tape
+
+
+class Network(Protocol):
+    """What runs forward and back without a graph, such as `Tape`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output for a batch (batch, in), (batch, out)."""
+        ...
+
+    def backward(self, gradient: Tensor) -> Any:
+        """Set `.grad` of the parameters, by the gradient of the latest output."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,8 +40,8 @@ class ActorCritic:
     """
 
     features: SkillFeatures
-    actor: Tape
-    critic: Tape
+    actor: Network
+    critic: Network
     log_std: nn.Parameter
     parameters: list[nn.Parameter]
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from clrl.agents.protection import Protection
 
 AGENTS = {"ppo": "clrl.agents.ppo:ContinualPPO", "sac": "clrl.agents.sac:ContinualSAC"}
+JOINT = {"ppo": "clrl.agents.joint:JointPPO"}  # which learn all skills at once
 
 PROTECTIONS = {
     "ewc": "clrl.agents.ewc:EWC",
@@ -25,6 +26,9 @@ PROTECTIONS = {
     "replay": "clrl.agents.replay:ReservoirReplay",
     "redo": "clrl.agents.redo:ReDo",
     "progressive": "clrl.agents.progressive:Progressive",
+    "clear": "clrl.agents.clear:CLEAR",
+    "clonex": "clrl.agents.clonex:ClonEx",
+    "perfect": "clrl.agents.perfect:PerfectMemory",
 }
 
 
@@ -58,6 +62,7 @@ def make_agent(
     *,
     worlds: int = 1,
     protect: Mapping[str, Mapping[str, Any]] | None = None,
+    joint: bool = False,
     seed: int = 0,
     device: str = "cpu",
     **options: Any,
@@ -70,6 +75,7 @@ def make_agent(
         action_space: Of every skill it will learn.
         worlds: Environments stepped at once in training.
         protect: Names of protections with their options.
+        joint: Whether it learns all skills at once.
         seed: Seeds networks, draws and protections.
         device: Of the networks.
         options: Arguments of the agent's class.
@@ -79,6 +85,8 @@ def make_agent(
     """
     if name not in AGENTS:
         raise ValueError(f"unknown agent {name!r}; choose from {', '.join(AGENTS)}")
+    if joint and name not in JOINT:
+        raise ValueError(f"joint training is there for {', '.join(JOINT)}, not for {name!r}")
     options = deepcopy(options)  # SB3 writes into policy_kwargs
     protections = [
         make_protection(kind, **{"seed": seed, **chosen})
@@ -87,7 +95,7 @@ def make_agent(
     if name == "sac":  # SB3 derives it from an environment, of which there is none yet
         options.setdefault("target_entropy", -float(action_space.shape[0]))
     try:
-        agent: Continual = _load(AGENTS[name])(
+        agent: Continual = _load((JOINT if joint else AGENTS)[name])(
             "MlpPolicy",
             None,
             protect=protections,

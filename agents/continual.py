@@ -65,9 +65,11 @@ class Continual(_Base):
         protection_seconds: Time spent in protections.
         updates: "fast", or "sb3" for SB3's own code.
         unread: What checks found on a device during `train()`, which reads it when it ends.
+        off_policy: Whether it can learn from what another policy did.
     """
 
     policy: Any
+    off_policy: bool
 
     def __init__(
         self,

@@ -55,18 +55,13 @@ class PolicyDistillation(Protection):
         if not self.memory or self.strength == 0.0 or not self.due("update"):
             return
         share = max(1, self.batch_size // len(self.memory))
-        observations, teachers = {}, []
+        drawn = {}
         for skill, columns in self.memory.items():
             rows = torch.randint(len(columns[0]), (share,), generator=self.generator)
             rows = rows.to(columns[0].device, non_blocking=True)
-            observations[skill], *teacher = (column[rows] for column in columns)
-            teachers.append(teacher)
-        mean, log_std = (torch.cat(parts) for parts in zip(*teachers, strict=True))
-
-        def loss(*student: Tensor) -> Tensor:  # a mean over each skill's states, summed over skills
-            return self.strength * gaussian_kl((mean, log_std), student).sum() / share  # type: ignore[arg-type]
-
-        learner.pull(observations, loss, self.strength * self.max_grad_norm)
+            names = ("observation", "mean", "log_std")
+            drawn[skill] = {n: c[rows] for n, c in zip(names, columns, strict=True)}
+        imitate(learner, drawn, self.strength, self.strength * self.max_grad_norm)
 
     def after_skill(self, learner: Learner) -> None:
         """Store states of the finished skill and what the agent would do there."""
@@ -88,6 +83,27 @@ class PolicyDistillation(Protection):
     def bytes(self) -> int:
         """States and teacher's outputs of every earlier skill."""
         return sum(t.nbytes for columns in self.memory.values() for t in columns)
+
+
+def imitate(
+    learner: Learner, rows: dict[int, dict[str, Tensor]], strength: float, max_norm: float
+) -> None:
+    """Add the clipped gradient of strength * KL(stored policy || policy).
+
+    Args:
+        learner: Whose policy it is.
+        rows: Of each of some skills the same number, with columns `observation`, `mean`, `log_std`.
+        strength: Weight of the divergence: a mean over each skill's rows, summed over skills.
+        max_norm: Bound of the gradient's norm.
+    """
+    parts = list(rows.values())
+    teacher = tuple(torch.cat([part[name] for part in parts]) for name in ("mean", "log_std"))
+    share = len(parts[0]["mean"])
+
+    def loss(*student: Tensor) -> Tensor:
+        return strength * gaussian_kl(teacher, student).sum() / share  # type: ignore[arg-type]
+
+    learner.pull({skill: part["observation"] for skill, part in rows.items()}, loss, max_norm)
 
 
 def gaussian_kl(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """PPO that keeps earlier skills."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from clrl.agents.actor_critic import ActorCritic
 from clrl.agents.continual import Continual
 from clrl.agents.heads import MultiHeadPPOPolicy
+from clrl.agents.protection import add_gradient
 from clrl.agents.rollout import collect
 from clrl.agents.rows import Rows
 from clrl.agents.surrogate import Surrogate
@@ -21,7 +23,7 @@ from clrl.agents.tensor_env import tensor_env
 from clrl.agents.tensor_rollout import TensorRolloutBuffer
 from clrl.agents.tensor_rollout import collect as collect_tensors
 
-_BUFFERS = (RolloutBuffer, TensorRolloutBuffer)
+BUFFERS = (RolloutBuffer, TensorRolloutBuffer)
 _DIVERGENCE = 4  # its place among the figures of an update
 
 
@@ -39,11 +41,12 @@ class ContinualPPO(Continual, PPO):
     and `rollout_buffer` holds tensors.
     """
 
+    off_policy = False
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadPPOPolicy}
 
     def _networks(self) -> ActorCritic | None:
         """The networks to run by hand, or None where SB3 does its own."""
-        if self.updates == "sb3" or type(self.rollout_buffer) not in _BUFFERS:
+        if self.updates == "sb3" or type(self.rollout_buffer) not in BUFFERS:
             return None
         return ActorCritic.of(self.policy)
 
@@ -52,8 +55,8 @@ class ContinualPPO(Continual, PPO):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         on_device = tensor_env(self.env) is not None and self._networks() is not None
-        kind = _BUFFERS[on_device]
-        if type(self.rollout_buffer) in _BUFFERS and type(self.rollout_buffer) is not kind:
+        kind = BUFFERS[on_device]
+        if type(self.rollout_buffer) in BUFFERS and type(self.rollout_buffer) is not kind:
             self.rollout_buffer = kind(
                 self.n_steps,
                 self.observation_space,
@@ -88,20 +91,21 @@ class ContinualPPO(Continual, PPO):
         A rollout must be trained on with the statistics it was collected with.
         """
         if networks := self._networks():
-            self._train(networks)
+            self._train(networks, Rows.of(self.rollout_buffer, networks.features))
         else:
             super().train()
         self.policy.features.update(torch.as_tensor(self._experience(), device=self.device))
         self.logger.record("train/std", self.policy.active_log_std.exp().mean().item())
         self._stop_if_broken()
 
-    def _train(self, networks: ActorCritic) -> None:
+    def _train(self, networks: Any, rows: Any) -> None:
+        """Update `ActorCritic` on `Rows`, or what has their `differentiate` and `shuffled`."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         if isinstance(self.policy.optimizer, torch.optim.Adam):
             for group in self.policy.optimizer.param_groups:
                 group["fused"] = True
-        loss, rows = self._surrogate(), Rows.of(self.rollout_buffer, networks.features)
+        loss = self._surrogate()
         epochs: list[list[Tensor]] = []
         for _ in range(self.n_epochs):
             epochs.append([])
@@ -123,7 +127,7 @@ class ContinualPPO(Continual, PPO):
         )
 
     def _train_epoch(
-        self, networks: ActorCritic, loss: Surrogate, rows: Rows, figures: list[Tensor]
+        self, networks: Any, loss: Surrogate, rows: Any, figures: list[Tensor]
     ) -> bool:
         """Update on all rows once; False where the policy has moved far enough."""
         for batch in rows.shuffled(self.batch_size):
@@ -144,11 +148,7 @@ class ContinualPPO(Continual, PPO):
         policy, value, entropy, clipped, _ = np.concatenate(epochs).mean(axis=0, dtype=float)
         last = epochs[-1][-1]
         total = last[0] + loss.vf_coef * last[1] + loss.ent_coef * last[2]
-        buffer = self.rollout_buffer
-        columns = (buffer.values, buffer.returns)
-        explained = explained_variance(
-            *(torch.as_tensor(c).flatten().cpu().numpy() for c in columns)
-        )
+        explained = explained_variance(self._column("values"), self._column("returns"))
         self.logger.record("train/entropy_loss", entropy)
         self.logger.record("train/policy_gradient_loss", policy)
         self.logger.record("train/value_loss", value)
@@ -160,6 +160,36 @@ class ContinualPPO(Continual, PPO):
         self.logger.record("train/clip_range", loss.clip)
         if loss.clip_value is not None:
             self.logger.record("train/clip_range_vf", loss.clip_value)
+
+    def values(self, rows: dict[str, Tensor], skill: int) -> Tensor:
+        """The value of each row's state in a skill, (batch, 1)."""
+        with self.policy.using(skill):
+            values: Tensor = self.policy.predict_values(rows["observation"])
+        return values
+
+    def pull_values(
+        self,
+        rows: dict[int, dict[str, Tensor]],
+        loss: Callable[[Tensor], Tensor],
+        max_norm: float,
+    ) -> None:
+        """Add the clipped gradient of a loss of values to `.grad`.
+
+        Args:
+            rows: Of each of some skills, the same number of each.
+            loss: Of the values, (rows, 1), skill after skill.
+            max_norm: Bound of the gradient's norm.
+        """
+        values = torch.cat([self.values(part, skill) for skill, part in rows.items()])
+        add_gradient(loss(values), list(self.policy.parameters()), max_norm)
+
+    def _rollouts(self) -> list[RolloutBuffer]:
+        """What the latest update was on."""
+        return [self.rollout_buffer]
+
+    def _column(self, name: str) -> NDArray[Any]:
+        columns = (torch.as_tensor(getattr(rollout, name)) for rollout in self._rollouts())
+        return torch.cat([column.flatten() for column in columns]).cpu().numpy()
 
     def fresh(self) -> dict[str, Tensor]:
         """The rollout: observation, action and advantage, (rows, ...)."""

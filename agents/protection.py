@@ -14,6 +14,7 @@ class Learner(Protocol):
     skills: list[str]
     policy: Any
     device: torch.device
+    off_policy: bool
 
     @property
     def skill(self) -> int:
@@ -36,6 +37,19 @@ class Learner(Protocol):
         max_norm: float,
     ) -> None:
         """Add the clipped gradient of a loss of mean and log-std in states of some skills."""
+        ...
+
+    def values(self, rows: dict[str, Tensor], skill: int) -> Tensor:
+        """What the critics say of rows of a skill, columns as of `fresh`, (batch, critics)."""
+        ...
+
+    def pull_values(
+        self,
+        rows: dict[int, dict[str, Tensor]],
+        loss: Callable[[Tensor], Tensor],
+        max_norm: float,
+    ) -> None:
+        """Add the clipped gradient of a loss of the values of rows of some skills."""
         ...
 
     def trunk(self) -> list[nn.Module]:

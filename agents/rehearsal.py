@@ -73,10 +73,15 @@ class Rehearsal:
         parts = zip(observations.split(self._share), self._skills, strict=True)
         return torch.cat([self._policy.features.of(part, skill) for part, skill in parts])
 
-    @torch.no_grad()
     def means(self, states: Tensor) -> Tensor:
         """Means before squashing, (rows, act)."""
-        return self._actor.forward(states)[0]
+        return self.gaussian(states)[0]
+
+    @torch.no_grad()
+    def gaussian(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-std before squashing, (rows, act) each."""
+        mean, unbounded = self._actor.forward(states)
+        return mean, unbounded.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
     @torch.no_grad()
     def values(self, states: Tensor, actions: Tensor, target: bool = False) -> Tensor:

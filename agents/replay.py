@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrl.agents.protection import Learner, Protection
+from clrl.agents.protection import Learner
 from clrl.agents.rehearsal import Rehearsal
-from clrl.agents.reservoir import Reservoir
+from clrl.agents.remembering import Remembering, stacked
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 _MAX_WEIGHT = 10.0  # of one stored action in rehearsal
 
 
-class ReservoirReplay(Protection):
+class ReservoirReplay(Remembering):
     """Keeps transitions of every earlier skill and rehearses them.
 
     Each skill has a reservoir (Vitter, 1985) of an equal share of the capacity. Returns differ by
@@ -58,48 +58,20 @@ class ReservoirReplay(Protection):
         Raises:
             ValueError: an argument out of range.
         """
-        super().__init__(strength, seed, every)
-        for name, value in (("capacity", capacity), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
-        if not 0.0 < tail <= 1.0:
-            raise ValueError(f"tail must be in (0, 1], got {tail}")
-        if max_grad_norm <= 0.0:
-            raise ValueError(f"max_grad_norm must be > 0, got {max_grad_norm}")
-        self.capacity = capacity
-        self.batch_size = batch_size
-        self.tail = tail
-        self.max_grad_norm = max_grad_norm
-        self.reservoirs: dict[int, Reservoir] = {}
+        super().__init__(strength, capacity, batch_size, tail, max_grad_norm, every, seed)
         self.scale: dict[int, float] = {}
-        self._filling: Reservoir | None = None
-
-    def before_skill(self, learner: Learner) -> None:
-        """Share the capacity with one more skill."""
-        quota = max(1, self.capacity // (learner.skill + 1))
-        for reservoir in self.reservoirs.values():
-            reservoir.shrink(quota, self.generator)
-        self._filling = Reservoir(quota)
-
-    def collect(self, learner: Learner) -> None:
-        """Offer new experience to the skill's reservoir."""
-        progress = learner.skill_progress
-        if self._filling is not None and (progress is None or progress > 1.0 - self.tail):
-            self._filling.add(learner.fresh(), self.generator)
 
     def after_skill(self, learner: Learner) -> None:
         """Close the skill's reservoir and measure the scale of its returns."""
-        if self._filling is None or not len(self._filling):
-            return
-        columns = self._filling.columns
-        signal = columns["advantage" if "advantage" in columns else "reward"]
-        self.scale[learner.skill] = max(float(signal[: len(self._filling)].std()), 1e-6)
-        self.reservoirs[learner.skill] = self._filling
-        self._filling = None
+        super().after_skill(learner)
+        if learner.skill in self.reservoirs:
+            columns = self.reservoirs[learner.skill].columns
+            signal = columns["advantage" if "advantage" in columns else "reward"]
+            self.scale[learner.skill] = max(float(signal.std()), 1e-6)
 
     def update(self, learner: Learner) -> None:
         """Add the clipped gradient of the rehearsal loss of all earlier skills to the actor."""
-        if self.strength == 0.0 or not self.reservoirs or not self.due("update"):
+        if not self.rehearses("update"):
             return
         rows, scale = self._sample()
         loss = self._clone(rows, scale) if "advantage" in rows else self._improve(learner, rows)
@@ -113,7 +85,7 @@ class ReservoirReplay(Protection):
 
     def update_critic(self, learner: Learner) -> None:
         """Add the clipped gradient of the earlier skills' temporal differences to the critic."""
-        if self.strength == 0.0 or not self.reservoirs or not self.due("update_critic"):
+        if not self.rehearses("update_critic"):
             return
         rows, scale = self._sample()
         gamma: float = learner.gamma  # type: ignore[attr-defined]
@@ -129,11 +101,9 @@ class ReservoirReplay(Protection):
 
     def _sample(self) -> tuple[dict[str, Tensor], Tensor]:
         """Rows of every earlier skill, one after another, and the scale of each row, (rows, 1)."""
-        share = max(1, self.batch_size // len(self.reservoirs))
-        parts = [r.sample(share, self.generator) for r in self.reservoirs.values()]
-        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        rows = stacked(self.sample())
         scale = torch.tensor([self.scale[skill] for skill in self.reservoirs])
-        scale = scale.repeat_interleave(share)[:, None]
+        scale = scale.repeat_interleave(len(rows["action"]) // len(scale))[:, None]
         return rows, scale.to(rows["observation"].device, non_blocking=True)
 
     def _rehearsal(self, learner: Learner, rows: dict[str, Tensor]) -> Rehearsal:
@@ -160,25 +130,12 @@ class ReservoirReplay(Protection):
 
     def state_dict(self) -> dict[str, Any]:
         """All reservoirs and scales."""
-        return super().state_dict() | {
-            "reservoirs": {k: r.state_dict() for k, r in self.reservoirs.items()},
-            "scale": dict(self.scale),
-            "filling": self._filling.state_dict() if self._filling is not None else None,
-        }
+        return super().state_dict() | {"scale": dict(self.scale)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back all reservoirs and scales."""
         super().load_state_dict(state)
-        self.reservoirs = {int(k): Reservoir.from_state(r) for k, r in state["reservoirs"].items()}
         self.scale = {int(k): float(v) for k, v in state["scale"].items()}
-        filling = state["filling"]
-        self._filling = None if filling is None else Reservoir.from_state(filling)
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the reservoirs of earlier skills and of the one being filled."""
-        filling = self._filling.bytes if self._filling is not None else 0
-        return filling + sum(reservoir.bytes for reservoir in self.reservoirs.values())
 
 
 def log_likelihood(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -44,19 +44,26 @@ class Reservoir:
     def _store(self, slots: Tensor, chosen: Tensor, rows: dict[str, Tensor]) -> None:
         device = next(iter(rows.values())).device
         slots, chosen = (index.to(device, non_blocking=True) for index in (slots, chosen))
+        needed = min(self.capacity, self.seen + len(next(iter(rows.values()))))
         for name, column in rows.items():
-            if name not in self.columns:
-                shape = (self.capacity, *column.shape[1:])
-                self.columns[name] = torch.zeros(shape, dtype=column.dtype, device=device)
+            kept = self.columns.get(name, column[:0])
+            if len(kept) < needed:  # twice the room each time, so that rows are seldom moved
+                grown = min(self.capacity, max(needed, 2 * len(kept)))
+                self.columns[name] = column.new_zeros(grown, *column.shape[1:])
+                self.columns[name][: len(kept)] = kept
             self.columns[name][slots] = column[chosen]
+
+    def trim(self) -> None:
+        """Give back the room that nothing fills."""
+        if any(len(column) > len(self) for column in self.columns.values()):
+            self.columns = {name: c[: len(self)].clone() for name, c in self.columns.items()}
 
     def shrink(self, capacity: int, generator: torch.Generator) -> None:
         """Keep a uniform sample of `capacity` of the rows; what was seen stays counted."""
-        if capacity >= self.capacity:
-            return
-        keep = torch.randperm(len(self), generator=generator)[:capacity]
-        self.columns = {name: column[keep].clone() for name, column in self.columns.items()}
-        self.capacity = capacity
+        if capacity < len(self):
+            keep = torch.randperm(len(self), generator=generator)[:capacity]
+            self.columns = {name: column[keep].clone() for name, column in self.columns.items()}
+        self.capacity = min(capacity, self.capacity)
 
     def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw `count` rows with replacement.

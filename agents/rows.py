@@ -1,6 +1,6 @@
 """The rows of a rollout as tensors, cut into minibatches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -47,9 +47,16 @@ class Rows:
 
     def shuffled(self, size: int) -> Iterator["Rows"]:
         """All rows once in a random order, `size` at a time; on the CPU drawn as SB3 draws."""
+        yield from self._cut(lambda column: column.split(size))
+
+    def dealt(self, count: int) -> Iterator["Rows"]:
+        """All rows once in a random order, in `count` parts whose sizes differ by one at most."""
+        yield from self._cut(lambda column: column.tensor_split(count))
+
+    def _cut(self, cut: Callable[[Tensor], Sequence[Tensor]]) -> Iterator["Rows"]:
         order = _permutation(len(self.value), self.value.device)
         columns = (getattr(self, f.name).index_select(0, order) for f in fields(self))
-        yield from (Rows(*part) for part in zip(*(c.split(size) for c in columns), strict=True))
+        yield from (Rows(*part) for part in zip(*map(cut, columns), strict=True))
 
 
 def _permutation(count: int, device: torch.device) -> Tensor:

@@ -15,6 +15,7 @@ from clrl.agents.buffer import COLUMNS, TensorReplayBuffer, is_vector
 from clrl.agents.continual import Continual
 from clrl.agents.heads import MultiHeadSACPolicy
 from clrl.agents.rehearsal import Rehearsal
+from clrl.agents.remembering import stacked
 from clrl.agents.tensor_env import TensorEnv, tensor_env
 from clrl.agents.tensor_steps import collect as collect_tensors
 
@@ -30,6 +31,7 @@ class ContinualSAC(Continual, SAC):
     there from the step to the update. Action noise and other replay buffers go SB3's way.
     """
 
+    off_policy = True
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MultiHeadSACPolicy}
 
     def __init__(self, *args: Any, explore: str = "random", **kwargs: Any) -> None:
@@ -139,6 +141,31 @@ class ContinualSAC(Continual, SAC):
         rows = torch.cat(list(observations.values()))
         rehearsal = Rehearsal(self.policy, list(observations), len(rows) // len(observations))
         rehearsal.pull_actor(rehearsal.states(rows), loss, max_norm)
+
+    def values(self, rows: dict[str, Tensor], skill: int) -> Tensor:
+        """What each critic says of each row's state and action in a skill, (batch, critics)."""
+        with self.policy.using(skill):
+            return torch.cat(self.critic(rows["observation"], rows["action"]), dim=1)
+
+    def pull_values(
+        self,
+        rows: dict[int, dict[str, Tensor]],
+        loss: Callable[[Tensor], Tensor],
+        max_norm: float,
+    ) -> None:
+        """As of `ContinualPPO`, of the values (rows, critics); without a graph."""
+        columns = stacked(rows)
+        rehearsal = Rehearsal(self.policy, list(rows), len(columns["action"]) // len(rows))
+        values = rehearsal.values(rehearsal.states(columns["observation"]), columns["action"])
+        (gradient,) = torch.autograd.grad(loss(values.requires_grad_()), values)
+        rehearsal.pull_critics(gradient, max_norm)
+
+    @property
+    def temperature(self) -> float:
+        """Weight of the entropy, as it stands."""
+        if self.log_ent_coef is None:
+            return float(self.ent_coef_tensor)
+        return float(self.log_ent_coef.detach().exp())
 
     def fresh(self) -> dict[str, Tensor]:
         """New transitions: observation, action, reward, next_observation, done, (rows, ...)."""

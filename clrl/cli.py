@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="of `clrl list`, or module:Class; none alone for none; ewc distill replay by default",
     )
+    train.add_argument(
+        "--joint", action="store_true", help="all skills at once, the usual upper bound; ppo only"
+    )
     train.add_argument("--seed", type=int, default=0, help="decides every draw")
     train.add_argument(
         "--steps-per-skill",

@@ -22,6 +22,7 @@ def train(options: argparse.Namespace) -> None:
         curriculum,
         options.agent,
         protect,
+        joint=options.joint,
         seed=options.seed,
         steps_per_skill=options.steps_per_skill,
         horizon=options.horizon,

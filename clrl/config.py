@@ -52,6 +52,7 @@ class Config:
         curriculum: Name and, in order, each skill's `id`, `steps` and options.
         agent: "ppo" or "sac".
         protect: Names of the protections, with their options.
+        joint: Whether all skills are trained at once.
         seed: Decides the networks, the worlds and every draw.
         device: Where networks and worlds live, "cpu" or "cuda", or "warp:cpu" to try the latter.
         worlds: Worlds stepped at once in training.
@@ -65,6 +66,7 @@ class Config:
     curriculum: dict[str, Any]
     agent: str = "ppo"
     protect: dict[str, dict[str, Any]] = field(default_factory=dict)
+    joint: bool = False
     seed: int = 0
     device: str = "cpu"
     worlds: int = 128
@@ -80,6 +82,11 @@ class Config:
                 raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
             if value > 2**31:
                 raise ValueError(f"{name} must be <= 2^31, got {value}")
+
+    @property
+    def methods(self) -> list[str]:
+        """What keeps the skills, for results: names of protections, or "joint"."""
+        return ["joint"] if self.joint else list(self.protect)
 
     def to_json(self) -> dict[str, Any]:
         """As `run.json` stores it."""
@@ -106,6 +113,7 @@ def resolve(
     agent: str,
     protect: Sequence[str] | Mapping[str, Mapping[str, Any]] | None,
     *,
+    joint: bool = False,
     seed: int,
     device: str,
     options: Mapping[str, Any],
@@ -115,7 +123,9 @@ def resolve(
     Args:
         curriculum: `Curriculum.to_json()`.
         agent: A name of `PRESETS`.
-        protect: Names of protections, or names with options; None for the default three.
+        protect: Names of protections, or names with options; None for the default three, or for
+            none where training is joint.
+        joint: See `Config`.
         seed: See `Config`.
         device: "auto", "cpu" or "cuda".
         options: Overrides: fields of `Config`, anything else for the agent's class.
@@ -124,11 +134,13 @@ def resolve(
 
     if agent not in PRESETS:
         raise ValueError(f"unknown agent {agent!r}; choose from {', '.join(PRESETS)}")
-    names = DEFAULT_PROTECT if protect is None else protect
+    names = (() if joint else DEFAULT_PROTECT) if protect is None else protect
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ValueError("protect takes a list of names, such as ['ewc'] or ['module:Class']")
     chosen = {name: dict(names[name]) if isinstance(names, Mapping) else {} for name in names}
     check_protections(list(names))
+    if joint and chosen:
+        raise ValueError("joint training has no earlier skill to protect; leave protect out")
     preset = PRESETS[agent]
     own = {k: v for k, v in options.items() if k in ("worlds", "threads", "episodes")}
     rest = {k: v for k, v in options.items() if k not in own}
@@ -137,6 +149,7 @@ def resolve(
         curriculum=curriculum,
         agent=agent,
         protect=chosen,
+        joint=joint,
         seed=seed,
         device=resolve_device(device, own.get("worlds", preset["worlds"])),
         worlds=preset["worlds"],

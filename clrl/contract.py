@@ -35,7 +35,7 @@ def contract(
         "format": FORMAT,
         "curriculum": curriculum.name,
         "agent": run.config.agent,
-        "protections": list(run.config.protect),
+        "protections": run.config.methods,
         "seed": run.config.seed,
         "graph": {
             "opset": OPSET,

@@ -105,7 +105,7 @@ def make_retention(
         curriculum=run.curriculum.name,
         skills=run.curriculum.names,
         agent=config.agent,
-        protections=list(config.protect),
+        protections=config.methods,
         seed=config.seed,
         protocol={
             "episodes": episodes,

@@ -163,6 +163,7 @@ class Run:
             action_space=self.curriculum.action_space,
             worlds=self.config.worlds,
             protect=self.config.protect,
+            joint=self.config.joint,
             seed=self.config.seed,
             device=self.config.device.removeprefix("warp:"),
             **self.config.options,

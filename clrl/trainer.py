@@ -11,10 +11,12 @@ import torch
 from clrl import checkpoint
 from clrl.config import resolve
 from clrl.envs.curriculum import Curriculum, make_curriculum
+from clrl.envs.side_by_side import SideBySide
 from clrl.eval.evaluator import Evaluator
 from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
 from clrl.progress import STEP, Progress, make_logger
 from clrl.run import Run
+from clrl.schedule import Stage, stages
 
 _PROBES = 8  # looks at all skills so far while one is trained, for the learning curves
 _PROBE_EPISODES = 32
@@ -26,10 +28,10 @@ class Position:
     """How far a run is; what a checkpoint holds beside the agent and the worlds.
 
     Attributes:
-        skill: Index of the skill being trained, or next.
+        skill: Index of the stage being trained, or next: the skill, where they come in turn.
         begun: Whether its training has started.
         start: Environment steps before it.
-        ends: Environment steps at the end of each skill so far.
+        ends: Environment steps at the end of each stage so far.
         successes: Episodes that succeeded, rows of the matrix so far.
         returns: Rows of the return matrix so far.
         curves: Success over steps, by skill.
@@ -53,6 +55,7 @@ def train(
     agent: str = "ppo",
     protect: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     *,
+    joint: bool = False,
     seed: int = 0,
     steps_per_skill: int | None = None,
     horizon: int | None = None,
@@ -69,6 +72,8 @@ def train(
         curriculum: A name, ids, a file or a `Curriculum`; see `make_curriculum`.
         agent: "ppo" or "sac".
         protect: Names of protections, or names with their options; None for the default three.
+        joint: Train all skills at once, on the sum of their budgets and without protections: the
+            usual upper bound. Row i of the matrix is then measured after i equal shares of it.
         seed: Decides the networks, the worlds and every draw.
         steps_per_skill: Budget of every skill, in place of each skill's own.
         horizon: Control steps per episode of every skill, in place of each skill's own.
@@ -101,13 +106,11 @@ def train(
     if steps_per_skill is not None:
         made = Curriculum(made.name, made.skills, steps_per_skill)
     config = resolve(
-        made.to_json(), agent, protect, seed=seed, device=device, options=dict(options)
+        made.to_json(), agent, protect, joint=joint, seed=seed, device=device, options=dict(options)
     )
-    path = (
-        Path(out)
-        if out is not None
-        else Path("runs") / f"{made.name}-{agent}-seed{seed}".replace("/", "-")
-    )
+    method = f"{agent}-joint" if joint else agent
+    path = Path(out or Path("runs") / f"{made.name}-{method}-seed{seed}".replace("/", "-"))
+    stages(config, made)
     Run(path, config, made).build()  # options that do not fit must not leave a directory
     return _Trainer(Run.create(path, config, made), quiet).finish()
 
@@ -146,6 +149,7 @@ class _Trainer:
         torch.set_num_threads(1)  # networks are small; the cores belong to the physics
         self.run = run
         self.curriculum = run.curriculum
+        self.stages = stages(run.config, run.curriculum)
         self.quiet = quiet
         self.position = Position()
         checkpoint.clean(run.checkpoints)
@@ -182,32 +186,25 @@ class _Trainer:
             if not self.position.successes:
                 self._evaluate()
                 self._checkpoint(final=True)
-            while self.position.skill < len(self.curriculum):
-                self._learn_skill(progress)
+            while self.position.skill < len(self.stages):
+                self._learn_stage(progress)
 
-    def _learn_skill(self, progress: Progress) -> None:
+    def _learn_stage(self, progress: Progress) -> None:
         at = self.position
-        index = at.skill
-        name, budget = self.curriculum.names[index], self.curriculum.steps[index]
-        seed = 1_000_003 * (self.run.config.seed * len(self.curriculum) + index + 1)
-        config = self.run.config
-        env = self.curriculum.vec_env(
-            name,
-            config.worlds,
-            seed=seed,
-            threads=config.threads,
-            stagger=True if config.device == "cpu" else _GROUPS,
-            device=config.device,
-        )
+        stage = self.stages[at.skill]
+        env = self._env(stage)
         if at.begun:
             self.agent.set_env(env, force_reset=False)
-            env.set_state(self._env_state)  # type: ignore[attr-defined]
+            env.set_state(self._env_state)
         else:
-            at.begun, at.start = True, self.agent.num_timesteps
-            self.agent.begin_skill(name, env, budget, self.run.like(name))
-        end = at.start + budget
+            at.begun = True
+            at.start = self.agent.num_timesteps if stage.start is None else stage.start
+            self.agent.set_env(env)
+            for name in stage.begun:
+                self.agent.begin_skill(name, steps=stage.budget, like=self.run.like(name))
+        end = at.start + stage.steps
         while self.agent.num_timesteps < end:
-            self._learn_chunk(end, budget, progress.watch(name))
+            self._learn_chunk(end, stage.steps, progress.watch(stage.name))
             self._probe(progress)
             if self.agent.num_timesteps < end:
                 self._checkpoint_if_due(env)
@@ -217,11 +214,28 @@ class _Trainer:
             {f"plasticity/{name}": x for name, x in self.agent.plasticity().items()}
             | {f"cost/{name}": cost[name] for name in ("parameters", "protection_bytes")}
         )
-        at.skill, at.begun = index + 1, False
+        at.skill, at.begun = at.skill + 1, False
         at.ends.append(self.agent.num_timesteps)
         self._evaluate()
         self._checkpoint(final=True)
         env.close()
+
+    def _env(self, stage: Stage) -> Any:
+        """The stage's worlds, which start from the seed and the stage alone."""
+        config = self.run.config
+        seed = 1_000_003 * (config.seed * len(self.stages) + self.position.skill + 1)
+        parts = [
+            self.curriculum.vec_env(
+                name,
+                worlds,
+                seed=seed + sum(stage.worlds[:i]),
+                threads=config.threads,
+                stagger=True if config.device == "cpu" else _GROUPS,
+                device=config.device,
+            )
+            for i, (name, worlds) in enumerate(zip(stage.skills, stage.worlds, strict=True))
+        ]
+        return SideBySide(parts) if config.joint else parts[0]
 
     def _learn_chunk(self, end: int, budget: int, callback: Any) -> None:
         """Train to the next probe; an agent stops at the first whole rollout past it."""
@@ -293,5 +307,6 @@ class _Trainer:
             self.run.config.device,
         )
         curves = {name: [(int(x), y) for x, y in c] for name, c in at.curves.items()}
-        plot(result, curves, self.run.path / "retention.png", ends=at.ends)
+        ends = None if self.run.config.joint else at.ends  # no part of it belongs to one skill
+        plot(result, curves, self.run.path / "retention.png", ends=ends)
         result.save(self.run.path / "retention.json")

@@ -55,7 +55,10 @@ def title(retention: "Retention") -> str:
 
 def moments(retention: "Retention") -> list[str]:
     """Names of the matrix rows, N + 1 of them: "before training", "after reach", ..."""
-    return ["before training", *(f"after {skill}" for skill in retention.skills)]
+    ends: list[str] | tuple[str, ...] = retention.skills
+    if "joint" in retention.protections:  # all skills at once; rows are equal shares of training
+        ends = [f"{i + 1}/{len(retention.skills)} of training" for i in range(len(ends))]
+    return ["before training", *(f"after {end}" for end in ends)]
 
 
 def _matrix(retention: "Retention", folded: bool = False) -> Table:

@@ -1,0 +1,83 @@
+"""CLEAR's cloning of stored behaviour and values (Rolnick et al., 2019, arXiv:1811.11682)."""
+
+import torch
+from torch import Tensor
+
+from clrl.agents.distillation import imitate
+from clrl.agents.protection import Learner
+from clrl.agents.remembering import Remembering
+
+
+class CLEAR(Remembering):
+    """Clones what actor and critic said when stored rows of earlier skills were collected.
+
+    It adds the gradients, each clipped, of
+
+        strength * KL(stored policy || policy)    and    strength / 2 * (value - stored value)^2,
+
+    the weights being two to one as in the paper. With SAC the values are those of both critics for
+    the stored action.
+
+    It deviates from the paper thus: rows are only cloned, not trained on by V-trace (`replay` can
+    stand beside it); skills have heads and equal shares of the memory instead of one reservoir
+    that knows no skills; and only the last `tail` of a skill's budget is remembered, since what an
+    untrained policy did is not worth cloning through a head that nothing else trains any more.
+    """
+
+    def __init__(
+        self,
+        strength: float = 1.0,
+        capacity: int = 20_000,
+        batch_size: int = 256,
+        tail: float = 0.25,
+        max_grad_norm: float = 0.5,
+        every: int = 8,
+        seed: int = 0,
+    ) -> None:
+        """Set the memory and the pull.
+
+        Args:
+            strength: Weight of cloning.
+            capacity: Rows over all skills, >= 1.
+            batch_size: Rows per update, over all earlier skills, >= 1.
+            tail: Last share of a skill's budget that is remembered, in (0, 1].
+            max_grad_norm: Bound of each gradient's norm at strength 1, > 0.
+            every: Updates from one rehearsal to the next, >= 1.
+            seed: Of the draws.
+
+        Raises:
+            ValueError: an argument out of range.
+        """
+        super().__init__(strength, capacity, batch_size, tail, max_grad_norm, every, seed)
+
+    def rows(self, learner: Learner) -> dict[str, Tensor]:
+        """States, with what actor and critics say there now, and for SAC the actions."""
+        kept = ("observation", "action") if learner.off_policy else ("observation",)
+        fresh = learner.fresh()
+        rows = {name: fresh[name].to(learner.device) for name in kept}
+        with torch.no_grad():
+            mean, log_std = learner.gaussian(rows["observation"], learner.skill)
+            value = learner.values(rows, learner.skill)
+        return rows | {"mean": mean, "log_std": log_std, "value": value}
+
+    def update(self, learner: Learner) -> None:
+        """Clone the policy; and the values too, where one optimizer moves both networks."""
+        if self.rehearses("update"):
+            rows = self.sample()
+            imitate(learner, rows, self.strength, self.strength * self.max_grad_norm)
+            if not learner.off_policy:
+                self._clone_values(learner, rows)
+
+    def update_critic(self, learner: Learner) -> None:
+        """Clone the values."""
+        if self.rehearses("update_critic"):
+            self._clone_values(learner, self.sample())
+
+    def _clone_values(self, learner: Learner, rows: dict[int, dict[str, Tensor]]) -> None:
+        stored = torch.cat([columns["value"] for columns in rows.values()])
+        share = len(stored) // len(rows)
+
+        def loss(values: Tensor) -> Tensor:  # a mean over each skill's rows, summed over skills
+            return self.strength * 0.5 * (values - stored).square().sum() / share
+
+        learner.pull_values(rows, loss, self.strength * self.max_grad_norm)
