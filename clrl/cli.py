@@ -148,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "clrl compare runs/* --out report.html",
     )
     compare.add_argument("runs", nargs="+", metavar="run", help="directories of finished runs")
+    compare.add_argument("--out", metavar="FILE", help="also write a page with plots, report.html")
 
     play = _add(
         menu,

@@ -102,10 +102,17 @@ def sweep(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Set finished runs side by side."""
-    from clrl.compare import compare
+    from clrl.envs.opengl import choose_backend
+
+    choose_backend()
+    from clrl.compare import compare, write_report
 
     comparison = compare(options.runs)
+    if options.out:
+        write_report(Path(options.out), comparison)
     print(json.dumps(comparison.to_json(), indent=2) if options.json else comparison)
+    if options.out and not options.json:
+        print(f"\n{options.out}")
 
 
 def play(options: argparse.Namespace) -> None:

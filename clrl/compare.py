@@ -1,5 +1,6 @@
 """Reads runs for a comparison: which are of one method, their curves and their baselines."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -28,7 +29,7 @@ class Finished:
         config: What it was asked for.
         result: What it retained.
         curves: Its learning curves, see `figure.plot`.
-        ends: Environment steps at the end of each skill.
+        ends: Environment steps at the end of each skill; none where they were learned at once.
     """
 
     path: Path
@@ -58,6 +59,36 @@ def compare(runs: Iterable[str | Path], names: Mapping[Path, str] | None = None)
     return Comparison(tuple(_method(name, group, found) for (_, name), group in groups.items()))
 
 
+def write_report(target: Path, comparison: Comparison) -> None:
+    """Write `report.html`, with pictures of the best and of the worst method of each curriculum.
+
+    Args:
+        target: The file; readers see either an older one or the whole new one.
+        comparison: What to show, of runs on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from clrl.eval.page import page
+    from clrl.frames import film
+
+    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:  # refuses before the work is done
+        try:
+            films = {
+                curriculum: [
+                    film(Path(m.paths[0]), f"{m.name}, seed {m.results[0].seed}")
+                    for m in dict.fromkeys((methods[0], methods[-1]))
+                ]
+                for curriculum, methods in comparison.curricula.items()
+            }
+            file.write(page(comparison, films))
+            file.flush()
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def read(path: Path) -> Finished:
     """Read a finished run.
 
@@ -70,13 +101,14 @@ def read(path: Path) -> Finished:
     newest = checkpoint.newest_valid(run.checkpoints)
     position = checkpoint.read(newest)[0]["position"] if newest else {"curves": {}, "ends": []}
     curves = {name: [(int(x), float(y)) for x, y in c] for name, c in position["curves"].items()}
-    return Finished(
-        path=path,
-        config=run.config,
-        result=run.retention(),
-        curves=curves,
-        ends=tuple(position["ends"]),
-    )
+    ends = tuple(position["ends"])
+    result = run.retention()
+    if any(
+        curves.get(n) and curves[n][0][0] <= e
+        for n, e in zip(result.skills[1:], ends, strict=False)
+    ):
+        ends = ()  # learned at once, so that no part of the training is one skill's
+    return Finished(path=path, config=run.config, result=result, curves=curves, ends=ends)
 
 
 def label(config: Config) -> str:
@@ -120,6 +152,7 @@ def _method(name: str, group: Sequence[Finished], everything: Sequence[Finished]
     return Method(
         name=name,
         curriculum=first.config.curriculum["name"],
+        paths=tuple(str(run.path) for run in group),
         results=tuple(run.result for run in group),
         curves=tuple(run.curves for run in group),
         ends=tuple(run.ends for run in group),

@@ -1,6 +1,6 @@
 """Several methods side by side: what each kept and what it cost, with intervals over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
     high: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Method:
     """Runs of one method on one curriculum, which differ by their seeds alone.
 
@@ -45,6 +45,7 @@ class Method:
         name: What it is called.
         curriculum: Name of the curriculum.
         results: One for each run, by rising seed; all of the same skills.
+        paths: Directory of each run.
         curves: Learning curves of each run, see `figure.plot`.
         ends: Environment steps at the end of each skill, of each run.
         transfer: For each run, (AUC_i - AUC_i^b) / (1 - AUC_i^b) by skill; None without a baseline.
@@ -54,6 +55,7 @@ class Method:
     name: str
     curriculum: str
     results: tuple[Retention, ...]
+    paths: tuple[str, ...] = ()
     curves: tuple[Curves, ...] = ()
     ends: tuple[Sequence[int], ...] = ()
     transfer: tuple[Sequence[float], ...] | None = None
@@ -110,6 +112,10 @@ class Method:
         return {name: found[name] for name in COLUMNS}
 
 
+Rows = Sequence[tuple[Method, Mapping[str, Estimate | None]]]
+"""Methods with their figures."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Methods on one curriculum or several, in the order given."""
@@ -124,7 +130,7 @@ class Comparison:
             found.setdefault(method.curriculum, []).append(method)
         return {k: sorted(v, key=lambda m: -float(m.final.mean())) for k, v in found.items()}
 
-    def rows(self, curriculum: str) -> list[tuple[Method, dict[str, Estimate | None]]]:
+    def rows(self, curriculum: str) -> Rows:
         """Each method of a curriculum with its figures, the best average performance first."""
         methods = self.curricula[curriculum]
         bare = [method for method in methods if method.unprotected]
@@ -155,6 +161,7 @@ class Comparison:
                     "method": method.name,
                     "agent": method.results[0].agent,
                     "protections": list(method.results[0].protections),
+                    "runs": list(method.paths),
                     "seeds": [result.seed for result in method.results],
                     "figures": {k: v and v._asdict() for k, v in figures.items()},
                     "better_than": {m.name: p._asdict() for m, p in others if m is not method},

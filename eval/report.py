@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,10 @@ from rich.text import Text
 from clrl.eval.metrics import FORMULAS
 
 if TYPE_CHECKING:
-    from clrl.eval.comparison import Comparison, Estimate
+    from clrl.eval.comparison import Comparison, Estimate, Rows
     from clrl.eval.retention import Retention
 
 _ENDLESS = 10_000  # columns; rich would cut what does not fit, a terminal wraps it
-
-Figures = Mapping[str, "Estimate | None"]
 
 KEPT = {
     "average_performance": "AP",
@@ -76,24 +74,34 @@ def comparison_table(comparison: "Comparison", *, colour: bool | None = None) ->
     """
     parts: list[Text | Table] = []
     for curriculum in comparison.curricula:
-        rows = [(m.name, len(m.results), f) for m, f in comparison.rows(curriculum)]
+        rows = comparison.rows(curriculum)
         parts += [Text(f"{curriculum}: what is kept", style="bold"), _methods(rows, KEPT)]
         parts += [Text(f"{curriculum}: what it costs", style="bold"), _methods(rows, COST)]
     parts.append(Text(BASIS))
     return _printed(_console(colour), *parts)
 
 
-def _methods(rows: Iterable[tuple[str, int, Figures]], columns: Mapping[str, str]) -> Table:
+def defined(columns: Mapping[str, str], rows: "Rows") -> dict[str, str]:
+    """Those columns of which any method has a figure."""
+    return {
+        name: title
+        for name, title in columns.items()
+        if any(figures[name] is not None for _, figures in rows)
+    }
+
+
+def _methods(rows: "Rows", chosen: Mapping[str, str]) -> Table:
+    columns = defined(chosen, rows)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     grid.add_column("method")
     grid.add_column("seeds", justify="right")
     for heading in columns.values():
         grid.add_column(heading)
-    for name, seeds, figures in rows:
+    for method, figures in rows:
         cells = [" ".join(shown(column, figures[column])) for column in columns]
-        if columns is COST:  # of success, the figure will do there
+        if chosen is COST:  # of success, the figure will do there
             cells[0] = shown("average_performance", figures["average_performance"])[0]
-        grid.add_row(Text(name), str(seeds), *map(Text, cells))
+        grid.add_row(Text(method.name), str(len(method.results)), *map(Text, cells))
     return grid
 
 
