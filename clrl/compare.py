@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,11 @@ def label(config: Config) -> str:
     return f"{config.agent}: {' + '.join(protect) or 'none'}{_options(own)}"
 
 
+def _setting(config: Config) -> str:
+    """What was asked for, protections apart."""
+    return label(replace(config, protect={}))
+
+
 def _differing(chosen: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """Options that are not the usual ones, with those inside of options in their place."""
     found: dict[str, Any] = {}
@@ -157,7 +162,8 @@ def _method(name: str, group: Sequence[Finished], everything: Sequence[Finished]
         curves=tuple(run.curves for run in group),
         ends=tuple(run.ends for run in group),
         transfer=tuple(known) if len(known) == len(group) else None,
-        unprotected=label(first.config) == f"{first.config.agent}: none",
+        setting=_setting(first.config),
+        unprotected=not first.config.protect,
     )
 
 
@@ -169,7 +175,7 @@ def _transfer(run: Finished, everything: Sequence[Finished]) -> list[float] | No
             _areas(other)[0]
             for other in everything
             if other.config.curriculum["skills"] == [table]
-            and label(other.config) == f"{run.config.agent}: none"
+            and label(other.config) == _setting(run.config)
             and other.ends
         ]
         alone.append(float(np.mean(areas)) if areas else None)

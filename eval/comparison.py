@@ -49,7 +49,8 @@ class Method:
         curves: Learning curves of each run, see `figure.plot`.
         ends: Environment steps at the end of each skill, of each run.
         transfer: For each run, (AUC_i - AUC_i^b) / (1 - AUC_i^b) by skill; None without a baseline.
-        unprotected: Whether it is the bare agent, of which the others' overhead is told.
+        setting: Agent and options, protections apart; overhead is told between methods of one.
+        unprotected: Whether it has no protections.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Method:
     curves: tuple[Curves, ...] = ()
     ends: tuple[Sequence[int], ...] = ()
     transfer: tuple[Sequence[float], ...] | None = None
+    setting: str = ""
     unprotected: bool = False
 
     @property
@@ -133,12 +135,8 @@ class Comparison:
     def rows(self, curriculum: str) -> Rows:
         """Each method of a curriculum with its figures, the best average performance first."""
         methods = self.curricula[curriculum]
-        bare = [method for method in methods if method.unprotected]
-
-        def unprotected(method: Method) -> Method | None:
-            return next((m for m in bare if m.results[0].agent == method.results[0].agent), None)
-
-        return [(method, method.figures(unprotected(method))) for method in methods]
+        bare = {method.setting: method for method in methods if method.unprotected}
+        return [(method, method.figures(bare.get(method.setting))) for method in methods]
 
     def improvement(self, curriculum: str) -> list[list[Estimate]]:
         """Probability that a run of the row's method beats one of the column's on a random skill.
