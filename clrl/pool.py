@@ -103,7 +103,7 @@ def on_ray(jobs: Iterable[Job], at_once: int | None = None) -> Iterator[tuple[Jo
     queue, pending = list(jobs), dict[Any, Job]()
     try:
         with _terminable():
-            task = ray.remote(work)
+            task = ray.remote(_interruptible)
             while queue or pending:
                 while queue and (at_once is None or len(pending) < at_once):
                     job = queue.pop(0)
@@ -112,10 +112,17 @@ def on_ray(jobs: Iterable[Job], at_once: int | None = None) -> Iterator[tuple[Jo
                 for done in ray.wait(list(pending), num_returns=1, timeout=1.0)[0]:
                     yield pending.pop(done), _result(ray, done)
     finally:
-        for task in pending:
-            ray.cancel(task)
-        ray.wait(list(pending), num_returns=len(pending), timeout=_GRACE) if pending else None
+        for running in pending:
+            ray.cancel(running)
+        if pending:
+            ray.wait(list(pending), num_returns=len(pending), timeout=_GRACE)
         ray.shutdown()
+
+
+def _interruptible(job: Job) -> str | None:
+    """A task of Ray; Ray cancels it by SIGINT, which a cluster begun in the background ignores."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return work(job)
 
 
 def _result(ray: Any, task: Any) -> str | None:

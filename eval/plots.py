@@ -166,7 +166,7 @@ def _grid(
     from matplotlib.figure import Figure
 
     rows = -(-count // per_row)
-    settings: dict[str, Any] = {
+    settings: Any = {
         "font.size": 9,
         "text.color": _INK,
         "axes.edgecolor": _FAINT,

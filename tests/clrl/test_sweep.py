@@ -112,7 +112,13 @@ def test_a_run_is_what_train_makes_of_it(
 ) -> None:
     _, work, _ = swept
     entry = next(e for e in work.entries if e.name == "arm-reach-strong-ewc-seed1")
-    options = {"worlds": 4, "episodes": 4, "n_steps": 32, "batch_size": 64, "n_epochs": 1}
+    options: dict[str, Any] = {
+        "worlds": 4,
+        "episodes": 4,
+        "n_steps": 32,
+        "batch_size": 64,
+        "n_epochs": 1,
+    }
     run = clrl.train(
         "arm-reach",
         protect={"ewc": {"strength": 5.0}},

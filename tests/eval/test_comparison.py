@@ -78,7 +78,10 @@ def test_figures_are_means_over_seeds(comparison: Comparison) -> None:
 
 def test_one_seed_has_no_interval(comparison: Comparison) -> None:
     once = figures(comparison, "once")["average_performance"]
-    assert once == (pytest.approx(0.85), None, None)
+    assert once is not None
+    assert once.value == pytest.approx(0.85)
+    assert once.low is None
+    assert once.high is None
 
 
 def test_the_best_comes_first_and_beats_the_others(comparison: Comparison) -> None:
