@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from clrl.agents.distillation import PolicyDistillation
     from clrl.agents.ewc import EWC, OnlineEWC
     from clrl.agents.guard import NumericalError
+    from clrl.agents.joint import JointPPO
     from clrl.agents.l2 import L2
     from clrl.agents.mas import MAS
     from clrl.agents.packnet import PackNet
-    from clrl.agents.joint import JointPPO
     from clrl.agents.perfect import PerfectMemory
     from clrl.agents.ppo import ContinualPPO
     from clrl.agents.progressive import Progressive

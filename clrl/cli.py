@@ -48,7 +48,9 @@ def _told(error: Exception) -> str:
 
 def _missing(error: ModuleNotFoundError) -> str:
     """What to install for a package that a command lacks."""
-    extra = {"onnxruntime": "deploy", "onnx": "export"}.get(str(error.name), "train")
+    extra = {"onnxruntime": "deploy", "onnx": "export", "ray": "sweep"}.get(
+        str(error.name), "train"
+    )
     return f"{error.name} is not installed; pip install 'clrl[{extra}]'"
 
 
@@ -157,6 +159,32 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=1000, help="of the episodes' starts")
     _protocol(evaluate)
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+    sweep = _add(
+        menu,
+        "sweep",
+        commands.sweep,
+        "train methods x curricula x seeds; what is finished stays, what stopped goes on",
+        "clrl sweep benchmarks/methods.toml --dry-run",
+    )
+    sweep.add_argument("spec", help="a TOML file, see docs/compare.md")
+    sweep.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="local by default"
+    )
+    sweep.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at a time; one a core by default"
+    )
+    sweep.add_argument("--dry-run", action="store_true", help="only tell what is left to train")
+
+    compare = _add(
+        menu,
+        "compare",
+        commands.compare,
+        "set methods side by side: what each kept, what it cost, how sure that is",
+        "clrl compare runs/* --out report.html",
+    )
+    compare.add_argument("runs", nargs="+", metavar="run", help="directories of finished runs")
+    compare.add_argument("--out", metavar="FILE", help="also write a page with plots, report.html")
 
     play = _add(
         menu,

@@ -108,6 +108,49 @@ def evaluate(options: argparse.Namespace) -> None:
     _show(result, options.json)
 
 
+def sweep(options: argparse.Namespace) -> None:
+    """Train every run of a sweep, and set them side by side."""
+    from clrl.sweep import Sweep, cores
+
+    at_once = options.jobs or cores()
+    if not 1 <= at_once <= cores() and (options.engine == "local" or at_once < 1):
+        raise ValueError(f"--jobs must be in [1, {cores()}], the cores here, got {options.jobs}")
+    threads = cores() // at_once if options.engine == "local" else 1
+    work = Sweep.read(options.spec, threads)
+    if options.dry_run:
+        runs = {"runs": work.to_json()}
+        print(json.dumps(runs, indent=2) if options.json else work.plan(at_once))
+        return
+    tell = sys.stderr if options.json else sys.stdout
+    failed = work.train(
+        options.engine, options.jobs, lambda line: print(line, file=tell, flush=True)
+    )
+    comparison = work.comparison()
+    if options.json:
+        methods = comparison.to_json() if comparison else []
+        print(json.dumps({"runs": work.to_json(), "methods": methods, "failed": failed}, indent=2))
+    elif comparison:
+        print(f"\n{comparison}")
+    if failed:
+        told = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
+        raise ValueError(f"{len(failed)} of {len(work.entries)} runs failed: {told}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Set finished runs side by side."""
+    from clrl.envs.opengl import choose_backend
+
+    choose_backend()
+    from clrl.compare import compare, write_report
+
+    comparison = compare(options.runs)
+    if options.out:
+        write_report(Path(options.out), comparison)
+    print(json.dumps(comparison.to_json(), indent=2) if options.json else comparison)
+    if options.out and not options.json:
+        print(f"\n{options.out}")
+
+
 def play(options: argparse.Namespace) -> None:
     """Film skills."""
     from clrl.envs.opengl import choose_backend

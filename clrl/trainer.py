@@ -94,6 +94,43 @@ def train(
         FileExistsError: `out` exists.
         NumericalError: a number that is not finite; the last checkpoint is good.
     """
+    run = prepare(
+        curriculum,
+        agent,
+        protect,
+        joint=joint,
+        seed=seed,
+        steps_per_skill=steps_per_skill,
+        horizon=horizon,
+        success_rule=success_rule,
+        memory=memory,
+        out=out,
+        device=device,
+        **options,
+    )
+    return _Trainer(Run.create(run.path, run.config, run.curriculum), quiet).finish()
+
+
+def prepare(
+    curriculum: str | Path | Sequence[str] | Curriculum = "arm3",
+    agent: str = "ppo",
+    protect: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    joint: bool = False,
+    seed: int = 0,
+    steps_per_skill: int | None = None,
+    horizon: int | None = None,
+    success_rule: str | None = None,
+    memory: int | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> Run:
+    """A run that is not on the disk yet, of which everything asked for is known to fit.
+
+    `Run.create` writes it, and `resume` trains it from there as `train` does, whose arguments and
+    errors these are.
+    """
     whole = isinstance(steps_per_skill, int)
     if steps_per_skill is not None and not (whole and 1 <= steps_per_skill <= 10**12):
         raise ValueError(f"steps per skill must be in [1, 10^12], got {steps_per_skill}")
@@ -111,8 +148,9 @@ def train(
     method = f"{agent}-joint" if joint else agent
     path = Path(out or Path("runs") / f"{made.name}-{method}-seed{seed}".replace("/", "-"))
     stages(config, made)
-    Run(path, config, made).build()  # options that do not fit must not leave a directory
-    return _Trainer(Run.create(path, config, made), quiet).finish()
+    run = Run(path, config, made)
+    run.build()  # options that do not fit must not leave a directory
+    return run
 
 
 def _recalling(curriculum: Curriculum, rows: int) -> Curriculum:

@@ -9,7 +9,9 @@ from clrl.eval.report import moments, percent, title
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
+    from clrl.eval.metrics import Matrix
     from clrl.eval.retention import Retention
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
@@ -88,42 +90,62 @@ def _draw_title(figure: "Figure", retention: "Retention", has_room: bool) -> Non
 
 
 def _draw_matrix(figure: "Figure", axes: "Axes", retention: "Retention") -> None:
-    count = len(retention.skills)
-    image = axes.imshow(100 * retention.matrix, cmap="viridis", vmin=0, vmax=100, aspect="auto")
-    slant: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(count), retention.skills, **(slant if count > 3 else {}))
-    axes.set_yticks(range(count + 1), moments(retention))
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    for i in range(count):
-        axes.axhline(i + 0.5, color="white", linewidth=1.5)
-        if i:
-            axes.axvline(i - 0.5, color="white", linewidth=1.5)
-    for i, row in enumerate(retention.success):
-        for j, rate in enumerate(row):
-            ink = _INK if rate > 0.6 else "white"
-            weight = "bold" if j == i - 1 else "normal"  # the skill just trained
-            axes.text(j, i, percent(rate), color=ink, ha="center", va="center", weight=weight)
+    image = draw_matrix(axes, retention.matrix, retention.skills, moments(retention))
     bar = figure.colorbar(image, ax=axes, ticks=range(0, 101, 25), format="%d %%", aspect=28)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=9)
     axes.set_title("success after each skill", fontsize=10, color=_FAINT)
 
 
+def draw_matrix(
+    axes: "Axes", matrix: "Matrix", columns: Sequence[str], rows: Sequence[str], **text: Any
+) -> "AxesImage":
+    """Draw a success matrix as a heat map with its numbers; `text` styles these."""
+    count = len(columns)
+    image = axes.imshow(100 * matrix, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    slant: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(count), columns, **(slant if count > 3 else {}))
+    axes.set_yticks(range(count + 1), rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for i in range(count):
+        axes.axhline(i + 0.5, color="white", linewidth=1.5)
+        if i:
+            axes.axvline(i - 0.5, color="white", linewidth=1.5)
+    for i, row in enumerate(matrix):
+        for j, rate in enumerate(row):
+            ink = _INK if rate > 0.6 else "white"
+            weight = "bold" if j == i - 1 else "normal"  # the skill just trained
+            style = {"color": ink, "weight": weight, **text}
+            axes.text(j, i, percent(rate), ha="center", va="center", **style)
+    return image
+
+
 def _draw_curves(
     axes: "Axes", skills: Sequence[str], curves: Curves, ends: Sequence[float] | None
 ) -> None:
-    from matplotlib.ticker import EngFormatter, PercentFormatter
-
     for i, skill in enumerate(skills):
         if points := curves.get(skill):
             steps, success = zip(*points, strict=True)
-            style = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _dash(i)}
-            width = 1.3 if len(skills) > _MANY else 1.8
-            axes.plot(steps, success, label=skill, linewidth=width, clip_on=False, **style)
+            axes.plot(steps, success, label=skill, clip_on=False, **line_style(i, len(skills)))
     if ends:
-        _draw_periods(axes, skills, ends)
+        draw_periods(axes, skills, ends)
     axes.set_xlim(0, max([x for line in curves.values() for x, _ in line] + list(ends or ())))
+    dress_curves(axes)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def line_style(i: int, count: int) -> dict[str, Any]:
+    """How the line of skill `i` of `count` is drawn, the same in every picture."""
+    dash = _DASHES[i // len(_COLOURS) % len(_DASHES)]
+    width = 1.3 if count > _MANY else 1.8
+    return {"color": _COLOURS[i % len(_COLOURS)], "linestyle": dash, "linewidth": width}
+
+
+def dress_curves(axes: "Axes") -> None:
+    """Label axes of success over environment steps."""
+    from matplotlib.ticker import EngFormatter, PercentFormatter
+
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
@@ -131,10 +153,9 @@ def _draw_curves(
     axes.set_ylabel("success")
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
-def _draw_periods(axes: "Axes", skills: Sequence[str], ends: Sequence[float]) -> None:
+def draw_periods(axes: "Axes", skills: Sequence[str], ends: Sequence[float]) -> None:
     """Shade the period in which each skill was trained, and name the skill above it."""
     slant: dict[str, Any] = {"rotation": 35, "ha": "left"} if len(skills) > _MANY else {}
     for i, (start, end) in enumerate(zip((0.0, *ends), ends, strict=False)):
@@ -151,7 +172,3 @@ def _draw_periods(axes: "Axes", skills: Sequence[str], ends: Sequence[float]) ->
             weight="bold",
             **{"ha": "center", **slant},
         )
-
-
-def _dash(i: int) -> Any:
-    return _DASHES[i // len(_COLOURS) % len(_DASHES)]

@@ -96,6 +96,11 @@ def forward_transfer(auc: ArrayLike, baseline_auc: ArrayLike) -> float:
     Raises:
         ValueError: The shapes differ, or a value is out of its range.
     """
+    return float(forward_transfer_per_skill(auc, baseline_auc).mean())
+
+
+def forward_transfer_per_skill(auc: ArrayLike, baseline_auc: ArrayLike) -> Matrix:
+    """The terms of `forward_transfer`, shape (N,); arguments and errors as there."""
     areas, alone = np.asarray(auc, np.float64), np.asarray(baseline_auc, np.float64)
     if areas.ndim != 1 or areas.size == 0 or areas.shape != alone.shape:
         raise ValueError(
@@ -105,7 +110,7 @@ def forward_transfer(auc: ArrayLike, baseline_auc: ArrayLike) -> float:
     _refuse_outside("baseline_auc", alone)
     if alone.max() == 1.0:
         raise ValueError("baseline_auc must be < 1, got 1.0: nothing is left to gain")
-    return float(((areas - alone) / (1.0 - alone)).mean())
+    return (areas - alone) / (1.0 - alone)
 
 
 def retention_per_skill(matrix: ArrayLike) -> Matrix:

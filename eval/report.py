@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Callable, Mapping
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,34 @@ from rich.text import Text
 from clrl.eval.metrics import FORMULAS
 
 if TYPE_CHECKING:
+    from clrl.eval.comparison import Comparison, Estimate, Rows
     from clrl.eval.retention import Retention
 
 _ENDLESS = 10_000  # columns; rich would cut what does not fit, a terminal wraps it
+
+KEPT = {
+    "average_performance": "AP",
+    "iqm": "IQM",
+    "forgetting": "forgetting",
+    "backward_transfer": "backward",
+    "forward_transfer": "forward",
+    "worst_retention": "worst kept",
+}
+COST = {
+    "average_performance": "AP",
+    "train_seconds": "training s",
+    "eval_seconds": "evaluation s",
+    "update_seconds": "s / 1,000 updates",
+    "update_overhead": "over none s",
+    "parameters": "parameters",
+    "protection_bytes": "bytes kept",
+}
+"""Columns of a comparison: what was kept, and beside it what that cost."""
+
+BASIS = (
+    "means over seeds with 95 % intervals, stratified bootstrap over seeds by skill; "
+    "- where undefined, no interval for one seed"
+)
 
 
 def table(retention: "Retention", *, colour: bool | None = None) -> str:
@@ -28,23 +54,85 @@ def table(retention: "Retention", *, colour: bool | None = None) -> str:
     Returns:
         Lines without a newline at the end, in characters that stdout can encode.
     """
-    is_terminal = bool(sys.stdout and sys.stdout.isatty())
+    console = _console(colour)
+    matrix = _matrix(retention)
+    if _is_terminal() and console.measure(matrix).maximum > get_terminal_size().columns:
+        matrix = _matrix(retention, folded=True)
+    heading = Text(title(retention), style="bold")
+    return _printed(console, heading, matrix, _metrics(retention), _notes(retention))
+
+
+def comparison_table(comparison: "Comparison", *, colour: bool | None = None) -> str:
+    """What each method kept and what it cost, the best average performance first.
+
+    Args:
+        comparison: What to show.
+        colour: As for `table`.
+
+    Returns:
+        As `table` does.
+    """
+    parts: list[Text | Table] = []
+    for curriculum in comparison.curricula:
+        rows = comparison.rows(curriculum)
+        parts += [Text(f"{curriculum}: what is kept", style="bold"), _methods(rows, KEPT)]
+        parts += [Text(f"{curriculum}: what it costs", style="bold"), _methods(rows, COST)]
+    parts.append(Text(BASIS))
+    return _printed(_console(colour), *parts)
+
+
+def defined(columns: Mapping[str, str], rows: "Rows") -> dict[str, str]:
+    """Those columns of which any method has a figure."""
+    return {
+        name: title
+        for name, title in columns.items()
+        if any(figures[name] is not None for _, figures in rows)
+    }
+
+
+def _methods(rows: "Rows", chosen: Mapping[str, str]) -> Table:
+    columns = defined(chosen, rows)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    grid.add_column("method")
+    grid.add_column("seeds", justify="right")
+    for heading in columns.values():
+        grid.add_column(heading)
+    for method, figures in rows:
+        cells = [" ".join(shown(column, figures[column])) for column in columns]
+        if chosen is COST:  # of success, the figure will do there
+            cells[0] = shown("average_performance", figures["average_performance"])[0]
+        grid.add_row(Text(method.name), str(len(method.results)), *map(Text, cells))
+    return grid
+
+
+def shown(column: str, estimate: "Estimate | None") -> tuple[str, str]:
+    """A figure of a comparison and its interval, as text; "-" where there is none."""
+    if estimate is None:
+        return "-", ""
+    form = _FORMS.get(column, "{:.3f}".format)
+    if estimate.low is None or estimate.high is None or column in _PLAIN:
+        return form(estimate.value), ""
+    return form(estimate.value), f"({form(estimate.low)} to {form(estimate.high)})"
+
+
+def _is_terminal() -> bool:
+    return bool(sys.stdout and sys.stdout.isatty())
+
+
+def _console(colour: bool | None) -> Console:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    page = io.TextIOWrapper(io.BytesIO(), encoding, errors="replace", newline="\n")
-    console = Console(
-        file=page,
-        force_terminal=is_terminal if colour is None else colour,
+    return Console(
+        file=io.TextIOWrapper(io.BytesIO(), encoding, errors="replace", newline="\n"),
+        force_terminal=_is_terminal() if colour is None else colour,
         width=_ENDLESS,
         highlight=False,
     )
-    matrix = _matrix(retention)
-    if is_terminal and console.measure(matrix).maximum > get_terminal_size().columns:
-        matrix = _matrix(retention, folded=True)
-    heading = Text(title(retention), style="bold")
-    parts = (heading, matrix, _metrics(retention), _notes(retention))
+
+
+def _printed(console: Console, *parts: Text | Table) -> str:
     console.print(Group(*(line for part in parts for line in (part, Text()))))
-    page.seek(0)
-    return "\n".join(line.rstrip() for line in page.read().splitlines()).rstrip()
+    console.file.seek(0)
+    return "\n".join(line.rstrip() for line in console.file.read().splitlines()).rstrip()
 
 
 def title(retention: "Retention") -> str:
@@ -98,9 +186,9 @@ def _notes(retention: "Retention") -> Text:
         f"protocol  {protocol['episodes']:,} episodes a cell, 95 % Wilson intervals, horizon "
         f"{_each(protocol['horizon'])} steps, success {_each(protocol['success'])}, {actions} "
         f"actions, seed {protocol['seed']}, {protocol['device']}",
-        f"cost      {_duration(cost['wall_seconds'])} (training "
-        f"{_duration(cost['train_seconds'])}, evaluation {_duration(cost['eval_seconds'])}, "
-        f"protections {_duration(cost['protection_seconds'])}), {cost['env_steps']:,} env steps, "
+        f"cost      {duration(cost['wall_seconds'])} (training "
+        f"{duration(cost['train_seconds'])}, evaluation {duration(cost['eval_seconds'])}, "
+        f"protections {duration(cost['protection_seconds'])}), {cost['env_steps']:,} env steps, "
         f"{cost['updates']:,} updates, {cost['parameters']:,} parameters, protections keep "
         f"{_size(cost['protection_bytes'])}",
     )
@@ -116,7 +204,8 @@ def _each(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as "12.3 s", "3 min 50 s" or "2 h 5 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -130,3 +219,14 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+_PLAIN = ("parameters", "protection_bytes")  # alike for every seed
+_FORMS: dict[str, Callable[[float], str]] = {
+    "train_seconds": "{:.0f}".format,
+    "eval_seconds": "{:.0f}".format,
+    "update_seconds": "{:.3g}".format,
+    "update_overhead": "{:+.3g}".format,
+    "parameters": "{:,.0f}".format,
+    "protection_bytes": _size,
+}
