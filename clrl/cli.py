@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from clrl import __version__
 
 _AGENTS = ("ppo", "sac")
+_PASSED = ("threads", "keep_checkpoints", "checkpoint_seconds")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,8 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as stop:
+        if said := str(stop):
+            _fail(said)
+        raise SystemExit(128 + getattr(stop, "signum", 2)) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
     except ModuleNotFoundError as error:
@@ -80,7 +83,7 @@ def _train(options: argparse.Namespace) -> None:
         out=options.out,
         device=options.device,
         quiet=options.json,
-        **({} if options.threads is None else {"threads": options.threads}),
+        **{k: v for k, v in vars(options).items() if k in _PASSED and v is not None},
     )
     _conclude(run, options.json)
 
@@ -262,6 +265,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", metavar="DIR", help="the run's directory, which must not exist")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--threads", type=int, metavar="N", help="of the physics; 0 for all cores")
+    train.add_argument(
+        "--keep-checkpoints",
+        type=int,
+        metavar="N",
+        help="within a skill, 2 by default; those at its end are always kept",
+    )
+    train.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        metavar="S",
+        help="least time between two, 30 by default",
+    )
 
     resume = _add(
         commands, "resume", _resume, "go on exactly where a run stopped", "clrl resume runs/arm3-1"

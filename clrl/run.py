@@ -1,19 +1,16 @@
 """A run: the directory that holds everything one training did."""
 
+import errno
 import json
-import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clrl import checkpoint
+from clrl import checkpoint, sealed
 from clrl.agents.catalog import make_agent
 from clrl.config import Config, dumps
 from clrl.envs.curriculum import Curriculum
 from clrl.eval.retention import Retention
-
-_KEEP = 2  # checkpoints within a skill that stay; those at its end always do
 
 
 class Run:
@@ -23,10 +20,7 @@ class Run:
         path: The directory.
         config: What was asked for.
         curriculum: The skills it learns.
-        checkpoint_seconds: Least time between two checkpoints within a skill.
     """
-
-    checkpoint_seconds = 30.0
 
     def __init__(self, path: Path, config: Config, curriculum: Curriculum | None = None) -> None:
         self.path = path
@@ -47,15 +41,9 @@ class Run:
             path.parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise NotADirectoryError(f"{path.parent} is a file, not a directory") from None
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        temporary.mkdir()
-        try:
-            (temporary / "checkpoints").mkdir()
-            (temporary / "run.json").write_text(dumps(config.to_json()))
-            temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        with sealed.staged(path) as folder:
+            (folder / "checkpoints").mkdir()
+            sealed.write_file(folder / "run.json", [dumps(config.to_json()).encode()])
         return Run(path, config, curriculum)
 
     @staticmethod
@@ -85,13 +73,23 @@ class Run:
         return self.path / "checkpoints"
 
     def save_checkpoint(self, step: int, state: dict[str, Any], info: dict[str, Any]) -> None:
-        """Write one checkpoint, then drop older ones within a skill that nothing needs."""
+        """Write one checkpoint, then drop older ones within a skill that nothing needs.
+
+        Raises:
+            OSError: it cannot be written; the older ones are all there.
+        """
         path = self.checkpoints / checkpoint.name(step)
-        if path.exists():  # damaged, or training would have gone on from it
-            shutil.rmtree(path)
-        checkpoint.write(path, state, info)
-        for old in self._passing()[:-_KEEP]:
-            shutil.rmtree(old)
+        try:
+            if not (self.path / "run.json").is_file():  # or an empty mount point would be filled
+                raise FileNotFoundError(errno.ENOENT, "the run's directory is gone")
+            checkpoint.write(path, state, info)
+        except OSError as error:
+            raise OSError(
+                f"checkpoint {path} was not written: {error.strerror or error}; earlier ones are "
+                f"untouched: once that is mended, `clrl resume {self.path}`"
+            ) from error
+        for old in self._passing()[: -self.config.keep_checkpoints]:
+            sealed.remove(old)
 
     def finals(self) -> list[Path]:
         """Checkpoints before training and at the end of each skill, in order.
