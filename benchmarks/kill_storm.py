@@ -1,11 +1,11 @@
 """Kills trainings and exports again and again, and counts what is lost.
 
 Tiny runs of both agents are trained in forked children of one process that has imported everything.
-A child is killed with SIGKILL at a random moment, within an evaluation, or before or after each call
-that reaches the disk while a checkpoint is written (and an older one removed), while figure and
-result are written, and while a bundle is exported. The next child resumes. After every kill all
-checkpoints must be whole and none that was finished may be gone; at the end the last checkpoint must
-be that of a run that nobody disturbed, in every number but seconds.
+A child is killed with SIGKILL at a random moment, within an evaluation, or before or after each
+call that reaches the disk while a checkpoint is written (and an older one removed), while figure
+and result are written, and while a bundle is exported. The next child resumes. After every kill all
+checkpoints must be whole and none that was finished may be gone; at the end the last checkpoint
+must be that of a run that nobody disturbed, in every number but seconds.
 """
 
 import argparse
@@ -13,19 +13,20 @@ import builtins
 import itertools
 import json
 import math
-import mmap
 import os
 import random
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from ctypes import Array, c_longlong
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +63,19 @@ AGENTS: dict[str, dict[str, Any]] = {
     },
 }
 _DISK = ("mkdir", "fsync", "rename", "replace", "unlink", "rmdir")
+_EXPORT_CALLS = 20  # mkdir, 8 x (open, fsync), fsync folder, rename, fsync parent
+_END_OF_PNG = b"IEND\xaeB`\x82"
 _SECONDS = ("protection_seconds", "cost", "t")  # of a checkpoint; everything else is compared
 
 
-class Board:
-    """Two numbers that a child leaves to its parent, whatever becomes of it."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 16)
-
-    def __getitem__(self, index: int) -> int:
-        return int(struct.unpack_from("q", self._memory, 8 * index)[0])
-
-    def __setitem__(self, index: int, value: int) -> None:
-        struct.pack_into("q", self._memory, 8 * index, value)
-
-
+Board = Array[c_longlong]  # numbers that a child leaves to its parent, whatever becomes of it
 SAVED, CALLS = 0, 1
 Act = Callable[[], None]
+
+
+def new_board() -> Board:
+    """The last step saved, and how many calls reached the disk."""
+    return RawArray(c_longlong, 2)
 
 
 @dataclass(frozen=True)
@@ -101,13 +97,23 @@ class Moment:
 
 @dataclass
 class Outcome:
-    """What a storm did to one run or bundle."""
+    """What a storm did.
+
+    Attributes:
+        kills: By the kind of their moment.
+        runs: Runs or bundles that were finished in spite of them.
+        equal: Those that ended as one that nobody disturbed.
+        lost: Runs that could not be finished.
+        corrupted: Checkpoints, results or bundles that were found damaged.
+        backwards: Kills after which a finished checkpoint was gone.
+    """
 
     kills: Counter[str] = field(default_factory=Counter)
-    lost: bool = False
+    runs: int = 0
+    equal: int = 0
+    lost: int = 0
     corrupted: int = 0
     backwards: int = 0
-    equal: bool = False
 
 
 def fork(act: Act, kill_after: float | None = None) -> int | None:
@@ -131,7 +137,7 @@ def fork(act: Act, kill_after: float | None = None) -> int | None:
     if os.WIFSIGNALED(status):
         return os.WTERMSIG(status)
     if os.WEXITSTATUS(status):
-        raise RuntimeError("a child failed; its message is above")
+        raise RuntimeError(f"a child failed with status {os.WEXITSTATUS(status)}")
     return None
 
 
@@ -230,27 +236,46 @@ def go_on(path: Path, agent: str, moment: Moment | None, board: Board) -> bool:
     return fork(act, delay) is not None
 
 
-def storm(path: Path, agent: str, moments: Sequence[Moment], whole: Run) -> Outcome:
-    """Train one run through all moments and compare it with an undisturbed one."""
-    outcome, board = Outcome(), Board()
-    board[SAVED] = -1
-    try:
-        for moment in moments:
-            outcome.kills[moment.kind] += go_on(path, agent, moment, board)
+def storm(folder: Path, agent: str, moments: Sequence[Moment], whole: Run) -> Outcome:
+    """Kill at every moment, resuming in between; a run that is finished makes way for a new one.
+
+    A moment that a run's end came before is tried once more in the next run.
+    """
+    outcome, board = Outcome(), new_board()
+    tries = [moment for moment in moments for _ in range(2)] + [None]
+    dead: Moment | None = None
+    for moment in tries:
+        if moment is dead and moment is not None:
+            continue  # the first try has killed already
+        path = folder / f"{agent}-{outcome.runs + outcome.lost}"
+        board[SAVED] = board[SAVED] if path.exists() else -1
+        try:
+            killed = go_on(path, agent, moment, board)
             _inspect(path, board[SAVED], outcome)
-        go_on(path, agent, None, board)
-        _inspect(path, board[SAVED], outcome)
-        result = Run.open(path)
-        outcome.equal = same(final(result), final(whole)) and (
-            result.retention().success == whole.retention().success
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"{path}: {error}", file=sys.stderr)
-        outcome.lost = True
+            if moment and killed:
+                outcome.kills[moment.kind] += 1
+                dead = moment
+            else:
+                _compare(path, whole, outcome)
+        except (OSError, RuntimeError, ValueError) as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            outcome.lost += 1
     return outcome
 
 
+def _compare(path: Path, whole: Run, outcome: Outcome) -> None:
+    """Compare a finished run with an undisturbed one, and remove it."""
+    result = Run.open(path)
+    outcome.equal += same(final(result), final(whole)) and (
+        result.retention().success == whole.retention().success
+    )
+    outcome.runs += 1
+    shutil.rmtree(path)
+    print(f"{path.name}: {outcome}", file=sys.stderr)
+
+
 def _inspect(path: Path, saved: int, outcome: Outcome) -> None:
+    """Look for damage after a kill."""
     folder = path / "checkpoints"
     for found in checkpoint.steps(folder):
         try:
@@ -260,30 +285,36 @@ def _inspect(path: Path, saved: int, outcome: Outcome) -> None:
             outcome.corrupted += 1
     newest = checkpoint.newest_valid(folder)
     outcome.backwards += saved > (int(newest.name) if newest else -1)
+    figure = path / "retention.png"
+    outcome.corrupted += figure.exists() and not figure.read_bytes().endswith(_END_OF_PNG)
     if (path / "retention.json").exists():
         Run.open(path).retention()
-        assert (path / "retention.png").read_bytes().endswith(b"IEND\xaeB`\x82")
 
 
-def storm_export(path: Path, moment: Moment, run: Run) -> Outcome:
-    """Kill an export; the bundle must be whole or absent, and exporting again must work."""
+def storm_exports(folder: Path, moments: Sequence[Moment], run: Run) -> Outcome:
+    """Kill exports; a bundle must be whole or absent, and exporting again must work."""
 
-    def act(moment: Moment | None = moment) -> None:
+    def act(path: Path, moment: Moment | None) -> None:
         files = export(run, allow_forgetting=True)
         if moment and moment.at >= 0:
             at_disk_call(die, moment.at, moment.after)
         write(path, files)
 
     outcome = Outcome()
-    outcome.kills["export"] += fork(act, -moment.at if moment.at < 0 else None) is not None
-    try:
+    for i, moment in enumerate(moments):
+        path = folder / f"bundle-{i}"
+        delay = -moment.at if moment.at < 0 else None
+        outcome.kills["export"] += fork(partial(act, path, moment), delay) is not None
         if not path.exists():
-            fork(lambda: act(None))
-        verify(path)
-        outcome.equal = True
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"{path}: {error}", file=sys.stderr)
-        outcome.corrupted += 1
+            fork(partial(act, path, None))
+        try:
+            verify(path)
+        except (OSError, ValueError) as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            outcome.corrupted += 1
+        else:
+            outcome.equal += 1
+        outcome.runs += 1
     return outcome
 
 
@@ -311,30 +342,24 @@ def undisturbed(folder: Path, agent: str) -> Run:
 
 def count_calls(folder: Path, agent: str, kind: str, nth: int) -> int:
     """How many calls reach the disk in a phase, so that every one can be a moment."""
-    board = Board()
+    board = new_board()
     go_on(folder / f"count-{agent}-{kind}", agent, Moment(kind, math.inf, nth=nth), board)
     return board[CALLS]
 
 
-def moments(folder: Path, agent: str, seconds: float, randoms: int, seed: int) -> Iterator[Moment]:
-    """Every step of every phase, and random moments."""
+def plan(folder: Path, agent: str, seconds: float, randoms: int, seed: int) -> list[Moment]:
+    """Every step of every phase, and random moments of a run that takes so many seconds."""
     random_ = random.Random(seed)
+    moments = []
     # The fourth save within the life of a process drops an older checkpoint, too.
     for kind, nth in (("checkpoint", 4), ("figure and result", 1)):
         for at in range(count_calls(folder, agent, kind, nth)):
-            yield Moment(kind, at, False, nth)
-            yield Moment(kind, at, True, nth)
+            moments += [Moment(kind, at, after, nth) for after in (False, True)]
     for _ in range(randoms):
-        yield Moment("random", random_.uniform(0.0, 0.9 * seconds))
-        yield Moment("evaluation", random_.randrange(200))
-
-
-def deal(all_moments: Sequence[Moment], runs: int) -> list[list[Moment]]:
-    """Deal moments to runs; those of the end come last in each."""
-    last = [m for m in all_moments if m.kind == "figure and result"]
-    rest = [m for m in all_moments if m.kind != "figure and result"]
-    random.Random(0).shuffle(rest)
-    return [rest[i::runs] + last[i::runs] for i in range(runs)]
+        moments.append(Moment("random", random_.uniform(0.0, 0.9 * seconds)))
+        moments.append(Moment("evaluation", random_.randrange(200)))
+    random_.shuffle(moments)
+    return moments
 
 
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -343,37 +368,20 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     for agent in AGENTS:
         whole = undisturbed(folder, agent)
         start = time.perf_counter()
-        go_on(folder / f"timed-{agent}", agent, None, Board())
+        go_on(folder / f"timed-{agent}", agent, None, new_board())
         seconds = time.perf_counter() - start
-        planned = list(moments(folder, agent, seconds, options.randoms, options.seed))
-        outcomes = []
-        for i, dealt in enumerate(deal(planned, options.runs)):
-            outcomes.append(storm(folder / f"{agent}-{i}", agent, dealt, whole))
-            shutil.rmtree(folder / f"{agent}-{i}", ignore_errors=True)
-            print(f"{agent} {i + 1}/{options.runs}: {dict(outcomes[-1].kills)}", file=sys.stderr)
-        rows.append(_row(agent, outcomes))
-    run = Run.open(folder / "ppo")
-    steps = [Moment("export", at, after) for at in range(16) for after in (False, True)]
-    delays = [
-        Moment("export", -random.Random(i).uniform(0.01, 1.0)) for i in range(options.exports)
-    ]
-    outcomes = [
-        storm_export(folder / f"bundle-{i}", m, run) for i, m in enumerate([*steps, *delays])
-    ]
-    return [*rows, _row("export", outcomes)]
+        moments = plan(folder, agent, seconds, options.randoms, options.seed)
+        rows.append(_row(agent, storm(folder, agent, moments, whole)))
+    steps = [Moment("export", at, after) for at in range(_EXPORT_CALLS) for after in (False, True)]
+    random_ = random.Random(options.seed)
+    delays = [Moment("export", -random_.uniform(0.01, 1.0)) for _ in range(options.randoms)]
+    exports = storm_exports(folder, [*steps, *delays], Run.open(folder / "ppo"))
+    return [*rows, _row("export", exports)]
 
 
-def _row(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    kills: Counter[str] = sum((o.kills for o in outcomes), Counter())
-    return {
-        "name": name,
-        "runs": len(outcomes),
-        "kills": sum(kills.values()),
-        "moments": dict(kills),
-        "lost": sum(o.lost for o in outcomes),
-        "corrupted": sum(o.corrupted for o in outcomes),
-        "backwards": sum(o.backwards for o in outcomes),
-        "equal": sum(o.equal for o in outcomes),
+def _row(name: str, outcome: Outcome) -> dict[str, Any]:
+    return {"name": name, **asdict(outcome), "kills": sum(outcome.kills.values())} | {
+        "moments": dict(outcome.kills)
     }
 
 
@@ -381,16 +389,16 @@ def main() -> None:
     """Storm, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    parser.add_argument("--runs", type=int, default=12, help="of each agent")
-    parser.add_argument("--randoms", type=int, default=30, help="of each agent, likewise in scores")
-    parser.add_argument("--exports", type=int, default=20, help="killed at random moments")
+    parser.add_argument(
+        "--randoms", type=int, default=30, help="kills at random moments of each kind"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     trainer._PROBE_EPISODES = 2
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(options, Path(folder))
-    columns = ("name", "runs", "kills", "lost", "corrupted", "backwards", "equal")
+    columns = ("name", "kills", "runs", "equal", "lost", "corrupted", "backwards")
     print("".join(f"{c:>11}" for c in columns))
     for row in rows:
         print("".join(f"{row[c]:>11}" for c in columns), row["moments"])
