@@ -23,7 +23,8 @@ class Interrupted(KeyboardInterrupt):
 class Interruptible:
     """Notes the first signal in `signum` while it is entered; the second one acts at once.
 
-    Signals are the main thread's: elsewhere nothing is noted.
+    Signals are the main thread's: elsewhere nothing is noted. One that is ignored, as `nohup` and
+    shells have it for work in the background, stays so.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,8 @@ class Interruptible:
     def __enter__(self) -> "Interruptible":
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

@@ -97,7 +97,21 @@ class Run:
         Raises:
             CheckpointError: one of them has a broken manifest.
         """
-        return [p for p in checkpoint.steps(self.checkpoints) if checkpoint.info(p)["final"]]
+        found = []
+        for path in checkpoint.steps(self.checkpoints):
+            try:
+                if checkpoint.info(path)["final"]:
+                    found.append(path)
+            except checkpoint.CheckpointError:
+                if path.exists():  # training may have dropped it meanwhile
+                    raise
+        return found
+
+    def clean(self) -> None:
+        """Remove what a killed training left; only for the process that holds the lock."""
+        for leftover in self.path.glob(f"{sealed.TEMPORARY}*"):
+            if leftover.is_file():  # a folder is someone's export
+                leftover.unlink()
 
     def _passing(self) -> list[Path]:
         """Sound checkpoints within a skill; damaged ones stay for a person to look at."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from clrl import checkpoint, sealed
+from clrl import checkpoint
 from clrl.config import resolve
 from clrl.envs.curriculum import Curriculum, make_curriculum
 from clrl.eval.evaluator import Evaluator
@@ -140,7 +140,7 @@ class _Trainer:
         self.quiet = quiet
         self.interruptible = interruptible
         self.position = Position()
-        sealed.clean(run.path)
+        run.clean()
         newest = checkpoint.recover(run.checkpoints)
         if newest is None and checkpoint.steps(run.checkpoints):
             raise ValueError(f"{run.path} has no valid checkpoint left; train anew")
