@@ -70,7 +70,7 @@ _SECONDS = ("protection_seconds", "cost", "t")  # of a checkpoint; everything el
 
 Board = Array[c_longlong]  # numbers that a child leaves to its parent, whatever becomes of it
 SAVED, CALLS = 0, 1
-Act = Callable[[], None]
+Act = Callable[[], object]
 
 
 def new_board() -> Board:
@@ -195,7 +195,7 @@ def _arm(moment: Moment | None, board: Board) -> None:
             at_disk_call(die, moment.at, moment.after, board)
         conclude(self)
 
-    Run.save_checkpoint = saving  # type: ignore[method-assign]
+    Run.save_checkpoint = saving  # type: ignore[assignment, method-assign]
     trainer._Trainer._conclude = concluding  # type: ignore[method-assign]
     if moment and moment.kind == "evaluation":
         _die_in_evaluation(int(moment.at))
@@ -219,7 +219,7 @@ def _die_in_evaluation(at: int) -> None:
         return step(*args)
 
     Evaluator.score = scored  # type: ignore[method-assign]
-    Episodes.step = stepped  # type: ignore[method-assign]
+    Episodes.step = stepped  # type: ignore[assignment, method-assign]
 
 
 def go_on(path: Path, agent: str, moment: Moment | None, board: Board) -> bool:

@@ -62,7 +62,7 @@ def write(path: Path, state: Mapping[Any, Any], info: Mapping[str, Any]) -> None
     if json.loads(sealed.to_json(info)) != info:
         raise TypeError(f"info of checkpoint {path} must be JSON values, which read back equal")
     packed, tensors = pack(state)
-    files = {TENSORS: tensor_parts(tensors), STATE: sealed.to_json(packed)}
+    files = {TENSORS: tensor_parts(tensors), STATE: [sealed.to_json(packed)]}
     sealed.write(path, files, {"format": FORMAT, "info": dict(info)})
 
 

@@ -56,4 +56,4 @@ def tensor_parts(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     yield len(text).to_bytes(8, "little") + text
     for name in order:
         if tensors[name].nbytes:
-            yield memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy())
+            yield tensors[name].reshape(-1).view(torch.uint8).numpy().data

@@ -70,7 +70,7 @@ def at_checkpoint(act: Callable[[Run], None], number: int) -> None:
         count += 1
         save(self, *args)
 
-    Run.save_checkpoint = saving  # type: ignore[method-assign]
+    Run.save_checkpoint = saving  # type: ignore[assignment, method-assign]
 
 
 def said(capfd: pytest.CaptureFixture[str]) -> str:

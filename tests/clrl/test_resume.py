@@ -50,7 +50,7 @@ def killed_after(saves: int, act: Any) -> None:
             save(self, *args)
             count += 1
 
-        Run.save_checkpoint = saving  # type: ignore[method-assign]
+        Run.save_checkpoint = saving  # type: ignore[assignment, method-assign]
         act()
 
     assert fork(acting) is not None
@@ -84,5 +84,5 @@ def test_a_gymnasium_environment_goes_on_elsewhere_to_the_bit(key: str) -> None:
     there.set_state(here.get_state())
     for action in actions[13:]:
         for one, other in zip(here.step(action)[:3], there.step(action)[:3], strict=True):
-            assert one.tobytes() == other.tobytes()
+            np.testing.assert_array_equal(one, other)
     torch.testing.assert_close(here.get_state(), there.get_state(), rtol=0.0, atol=0.0)
