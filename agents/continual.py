@@ -280,10 +280,14 @@ class Continual(_Base):
 
     # State
 
-    def train_state(self) -> dict[str, Any]:
+    def train_state(self, experience: bool = True) -> dict[str, Any]:
         """Everything needed to go on training bit for bit, but for the environment's state.
 
-        Nested dicts and lists of tensors, arrays, numbers and strings.
+        Args:
+            experience: Include stored experience, which may be large; a new skill needs none.
+
+        Returns:
+            Nested dicts and lists of tensors, arrays, numbers and strings.
         """
         return {
             "plain": {name: copy.copy(getattr(self, name, None)) for name in _PLAIN},

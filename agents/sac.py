@@ -189,26 +189,27 @@ class ContinualSAC(Continual, SAC):
         rows = buffer.buffer_size if buffer.full else buffer.pos
         return buffer.observations[:rows].reshape(-1, buffer.observations.shape[-1])
 
-    def train_state(self) -> dict[str, Any]:
-        """As for every agent, with the replay buffer and the temperature."""
+    def train_state(self, experience: bool = True) -> dict[str, Any]:
+        """As for every agent, with the temperature and, as experience, the replay buffer."""
         buffer: Any = self.replay_buffer
         rows = buffer.buffer_size if buffer.full else buffer.pos
         state = super().train_state()
-        state["buffer"] = {name: getattr(buffer, name)[:rows] for name in COLUMNS}
-        state["buffer_at"] = [buffer.pos, buffer.full]
+        if experience:
+            state["buffer"] = {name: getattr(buffer, name)[:rows] for name in COLUMNS}
+            state["buffer_at"] = [buffer.pos, buffer.full]
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             state["log_ent_coef"] = self.log_ent_coef.detach().clone()
             state["ent_coef_optimizer"] = self.ent_coef_optimizer.state_dict()
         return state
 
     def load_train_state(self, state: dict[str, Any]) -> None:
-        """As for every agent, with the replay buffer and the temperature."""
+        """As for every agent, with the temperature and the replay buffer, if it was saved."""
         super().load_train_state(state)
         buffer: Any = self.replay_buffer
-        for name in COLUMNS:
-            saved = torch.as_tensor(state["buffer"][name])
-            torch.as_tensor(getattr(buffer, name))[: len(saved)] = saved  # shares an array's memory
-        buffer.pos, buffer.full = state["buffer_at"]
+        for name, saved in state.get("buffer", {}).items():
+            column = torch.as_tensor(getattr(buffer, name))  # shares an array's memory
+            column[: len(saved)] = torch.as_tensor(saved)
+        buffer.pos, buffer.full = state.get("buffer_at", (0, False))
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             with torch.no_grad():
                 self.log_ent_coef.copy_(state["log_ent_coef"])

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from safetensors import SafetensorError
 
 from clrl import sealed
 from clrl.packing import pack, unpack
-from clrl.sealed import MANIFEST, TEMPORARY
+from clrl.sealed import MANIFEST
+from clrl.tensor_file import tensor_parts
 
 FORMAT = 1
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -62,7 +62,7 @@ def write(path: Path, state: Mapping[Any, Any], info: Mapping[str, Any]) -> None
     if json.loads(sealed.to_json(info)) != info:
         raise TypeError(f"info of checkpoint {path} must be JSON values, which read back equal")
     packed, tensors = pack(state)
-    files = {TENSORS: safetensors.torch.save(tensors), STATE: sealed.to_json(packed)}
+    files = {TENSORS: tensor_parts(tensors), STATE: [sealed.to_json(packed)]}
     sealed.write(path, files, {"format": FORMAT, "info": dict(info)})
 
 
@@ -137,16 +137,24 @@ def newest_valid(folder: Path) -> Path | None:
     return None
 
 
-def clean(folder: Path) -> list[Path]:
-    """Remove what writers that were killed left behind; not while another one is writing.
+def recover(folder: Path) -> Path | None:
+    """The latest checkpoint that is whole, to go on from; not while another process writes there.
 
-    Returns:
-        The directories that were removed.
+    Later ones, which are damaged, are kept as `damaged-NAME` for a person to look at, so that they
+    are in nobody's way when training comes there again. What killed writers left is removed.
+
+    Raises:
+        OSError: A file is there but cannot be read, or the folder cannot be written.
     """
-    leftovers = sorted(folder.glob(f"{TEMPORARY}*")) if folder.is_dir() else []
-    for leftover in leftovers:
-        shutil.rmtree(leftover)
-    return leftovers
+    sealed.clean(folder)
+    newest = newest_valid(folder)
+    for path in steps(folder) if newest else []:
+        if int(path.name) > int(newest.name):  # type: ignore[union-attr]
+            aside = folder / f"damaged-{path.name}"
+            if aside.exists():
+                sealed.remove(aside)
+            path.rename(aside)
+    return newest
 
 
 def _manifest(path: Path) -> dict[str, Any]:

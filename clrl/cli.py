@@ -25,8 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as stop:
+        if said := str(stop):
+            _fail(said)
+        raise SystemExit(128 + getattr(stop, "signum", 2)) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
     except ModuleNotFoundError as error:
@@ -110,6 +112,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", metavar="DIR", help="the run's directory, which must not exist")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--threads", type=int, metavar="N", help="of the physics; 0 for all cores")
+    train.add_argument(
+        "--keep-checkpoints",
+        type=int,
+        metavar="N",
+        help="within a skill, 2 by default; those at its end are always kept",
+    )
+    train.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        metavar="S",
+        help="least time between two, 30 by default",
+    )
 
     resume = _add(
         menu,

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+_PASSED = ("threads", "keep_checkpoints", "checkpoint_seconds")  # options that have no default here
+
 
 def train(options: argparse.Namespace) -> None:
     """Learn a curriculum and show what is retained."""
@@ -31,7 +33,7 @@ def train(options: argparse.Namespace) -> None:
         device=options.device,
         memory=options.memory,
         quiet=options.json,
-        **({} if options.threads is None else {"threads": options.threads}),
+        **{k: v for k, v in vars(options).items() if k in _PASSED and v is not None},
     )
     _conclude(run, options.json)
 

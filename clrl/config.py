@@ -1,6 +1,7 @@
 """What a training was asked for, resolved: every option that decides its result."""
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +44,9 @@ BREAK_EVEN = 2048
 
 DEFAULT_PROTECT = ("ewc", "distill", "replay")
 
+_LEAST = {"seed": 0, "worlds": 1, "threads": 0, "episodes": 1, "keep_checkpoints": 1}
+_OWN = ("worlds", "threads", "episodes", "keep_checkpoints", "checkpoint_seconds")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -58,6 +62,8 @@ class Config:
         worlds: Worlds stepped at once in training.
         threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
         episodes: Episodes per skill in each row of the retention matrix.
+        keep_checkpoints: Checkpoints within a skill that stay; those at its end always do.
+        checkpoint_seconds: Least time between two of them; 0 for one after every rollout.
         options: Arguments of the agent's class.
         adapted: Of a run that `clrl adapt` made: the `base` it started from, and `like`, the skills
             that added ones start from by name.
@@ -72,16 +78,21 @@ class Config:
     worlds: int = 128
     threads: int = 0
     episodes: int = 100
+    keep_checkpoints: int = 2
+    checkpoint_seconds: float = 30.0
     options: dict[str, Any] = field(default_factory=dict)
     adapted: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("worlds", 1), ("threads", 0), ("episodes", 1)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
             if value > 2**31:
                 raise ValueError(f"{name} must be <= 2^31, got {value}")
+        seconds = self.checkpoint_seconds
+        if not isinstance(seconds, int | float) or not 0.0 <= seconds < math.inf:
+            raise ValueError(f"checkpoint_seconds must be a number >= 0, got {seconds!r}")
 
     @property
     def methods(self) -> list[str]:
@@ -142,7 +153,7 @@ def resolve(
     if joint and chosen:
         raise ValueError("joint training has no earlier skill to protect; leave protect out")
     preset = PRESETS[agent]
-    own = {k: v for k, v in options.items() if k in ("worlds", "threads", "episodes")}
+    own = {k: v for k, v in options.items() if k in _OWN}
     rest = {k: v for k, v in options.items() if k not in own}
     policy = {**preset["options"]["policy_kwargs"], **rest.pop("policy_kwargs", {})}
     config = Config(

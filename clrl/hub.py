@@ -1,12 +1,10 @@
 """A folder as Hugging Face shows it: a card, a video, and the bundle beside them."""
 
 import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from clrl import bundle, export
+from clrl import bundle, export, sealed
 from clrl.card import card
 from clrl.envs.rendering import RenderError
 from clrl.play import film
@@ -33,17 +31,12 @@ def write_hub_folder(path: Path, run: Run, files: Mapping[str, bytes]) -> str | 
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists; choose another --hub-dir or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        export.write(temporary / _BUNDLE, files)
-        missing = _film(run, temporary / _REPLAY)
+    with sealed.staged(path) as folder:
+        export.write(folder / _BUNDLE, files)
+        missing = _film(run, folder / _REPLAY)
         facts = bundle.parse(files[bundle.CONTRACT], bundle.CONTRACT)
         text = card(facts, bundle=_BUNDLE, replay=None if missing else _REPLAY)
-        (temporary / bundle.CARD).write_text(text)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        (folder / bundle.CARD).write_text(text)
     return missing
 
 

@@ -20,14 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DTYPES = frozenset(
-    getattr(torch, name)
-    for name in (
-        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
-        *("float16", "bfloat16", "float32", "float64", "complex64"),
-        *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
-    )
-)
+from clrl.tensor_file import NAMES
+
+DTYPES = frozenset(NAMES)
 """What both torch and safetensors can hold."""
 
 _EXACT = 2**53  # beyond it, JSON readers that know only doubles round integers

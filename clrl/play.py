@@ -6,6 +6,7 @@ from typing import Any
 
 from clrl.envs.rendering import Camera
 from clrl.run import Run
+from clrl.sealed import TEMPORARY
 
 
 def play(path: Path, skill: str | None = None, episodes: int = 3) -> list[Path]:
@@ -47,10 +48,12 @@ def film(run: Run, agent: Any, names: Sequence[str], episodes: int, target: Path
     camera = Camera(first.model)
     camera.close()  # refuses before a file is made
     target.parent.mkdir(exist_ok=True)
-    writer: Any = imageio.get_writer(target, fps=round(1.0 / first.dt), macro_block_size=1)
+    part = target.with_name(f"{TEMPORARY}{target.name}")
+    writer: Any = imageio.get_writer(part, fps=round(1.0 / first.dt), macro_block_size=1)
     with writer as video:
         for name in names:
             _append(video, run, agent, name, episodes)
+    part.replace(target)
 
 
 def _append(video: Any, run: Run, agent: Any, name: str, episodes: int) -> None:

@@ -1,7 +1,9 @@
 """What a person sees of long work, and what the loggers write."""
 
 import csv
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +13,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, make_output_format
+
+from clrl.sealed import TEMPORARY
 
 STEP = "time/total_timesteps"
 
@@ -48,10 +52,10 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def watch(self, skill: str) -> BaseCallback:
-        """A callback that moves the bar while `skill` is trained."""
+    def watch(self, skill: str, pause: Callable[[], None]) -> BaseCallback:
+        """A callback that moves the bar while `skill` is trained, and pauses between rollouts."""
         self._skill = skill
-        return _Watch(self)
+        return _Watch(self, pause)
 
     def advance(self, steps: int) -> None:
         """Show that `steps` environment steps are done in all."""
@@ -81,12 +85,16 @@ class Progress:
 
 
 class _Watch(BaseCallback):
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, pause: Callable[[], None]) -> None:
         super().__init__()
         self._progress = progress
+        self._pause = pause
 
     def _on_step(self) -> bool:
         return True
+
+    def _on_rollout_start(self) -> None:
+        self._pause()  # the last rollout is trained on, and nothing of the next is drawn
 
     def _on_rollout_end(self) -> None:
         self._progress.advance(self.num_timesteps)
@@ -94,10 +102,13 @@ class _Watch(BaseCallback):
 
 def make_logger(path: Path, step: int) -> Logger:
     """SB3's logger to `progress.csv` and `tb/`, going on after environment step `step`."""
-    kept = _rows_until(path / "progress.csv", step)
-    written = CSVOutputFormat(str(path / "progress.csv"))
+    file = path / "progress.csv"
+    kept = _rows_until(file, step)
+    fresh = path / f"{TEMPORARY}{file.name}"
+    written = CSVOutputFormat(str(fresh))
     for row in kept:
         written.write(row, {})
+    fresh.replace(file)  # only now, or being killed would lose the log; it stays open
     return Logger(str(path), [written, make_output_format("tensorboard", str(path / "tb"))])
 
 
@@ -105,6 +116,15 @@ def _rows_until(file: Path, step: int) -> list[dict[str, Any]]:
     """Rows of a log up to a step; what came later was not saved and is done again."""
     if not file.exists():
         return []
-    with file.open(newline="") as text:
-        rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(text)]
-    return [row for row in rows if STEP in row and int(float(row[STEP])) <= step]
+    with file.open(newline="", errors="replace") as text:
+        lines = (line.replace("\0", "") for line in text)  # as a crash may leave them
+        rows = [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(lines)]
+    return [row for row in rows if _step(row) <= step]
+
+
+def _step(row: dict[str, Any]) -> float:
+    """The step of a row; infinity for one that was cut off."""
+    try:
+        return float(row[STEP])
+    except (KeyError, ValueError):
+        return math.inf

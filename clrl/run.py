@@ -1,20 +1,17 @@
 """A run: the directory that holds everything one training did."""
 
+import errno
 import json
-import os
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clrl import checkpoint
+from clrl import checkpoint, sealed
 from clrl.agents.catalog import make_agent
 from clrl.config import Config, dumps
 from clrl.envs.curriculum import Curriculum
 from clrl.eval.retention import Retention
-
-_KEEP = 2  # checkpoints within a skill that stay; those at its end always do
 
 
 class Run:
@@ -24,10 +21,7 @@ class Run:
         path: The directory.
         config: What was asked for.
         curriculum: The skills it learns.
-        checkpoint_seconds: Least time between two checkpoints within a skill.
     """
-
-    checkpoint_seconds = 30.0
 
     def __init__(self, path: Path, config: Config, curriculum: Curriculum | None = None) -> None:
         self.path = path
@@ -59,16 +53,10 @@ class Run:
             path.parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise NotADirectoryError(f"{path.parent} is a file, not a directory") from None
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        temporary.mkdir()
-        try:
-            (temporary / "checkpoints").mkdir()
-            (temporary / "run.json").write_text(dumps(config.to_json()))
-            fill(Run(temporary, config, curriculum))
-            temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        with sealed.staged(path) as folder:
+            (folder / "checkpoints").mkdir()
+            sealed.write_file(folder / "run.json", [dumps(config.to_json()).encode()])
+            fill(Run(folder, config, curriculum))
         return Run(path, config, curriculum)
 
     @staticmethod
@@ -98,13 +86,23 @@ class Run:
         return self.path / "checkpoints"
 
     def save_checkpoint(self, step: int, state: dict[str, Any], info: dict[str, Any]) -> None:
-        """Write one checkpoint, then drop older ones within a skill that nothing needs."""
+        """Write one checkpoint, then drop older ones within a skill that nothing needs.
+
+        Raises:
+            OSError: it cannot be written; the older ones are all there.
+        """
         path = self.checkpoints / checkpoint.name(step)
-        if path.exists():  # damaged, or training would have gone on from it
-            shutil.rmtree(path)
-        checkpoint.write(path, state, info)
-        for old in self._passing()[:-_KEEP]:
-            shutil.rmtree(old)
+        try:
+            if not (self.path / "run.json").is_file():  # or an empty mount point would be filled
+                raise FileNotFoundError(errno.ENOENT, "the run's directory is gone")
+            checkpoint.write(path, state, info)
+        except OSError as error:
+            raise OSError(
+                f"checkpoint {path} was not written: {error.strerror or error}; earlier ones are "
+                f"untouched: once that is mended, `clrl resume {self.path}`"
+            ) from error
+        for old in self._passing()[: -self.config.keep_checkpoints]:
+            sealed.remove(old)
 
     def like(self, name: str) -> str | None:
         """The skill that one which `clrl adapt` added starts from, if any."""
@@ -117,7 +115,21 @@ class Run:
         Raises:
             CheckpointError: one of them has a broken manifest.
         """
-        return [p for p in checkpoint.steps(self.checkpoints) if checkpoint.info(p)["final"]]
+        found = []
+        for path in checkpoint.steps(self.checkpoints):
+            try:
+                if checkpoint.info(path)["final"]:
+                    found.append(path)
+            except checkpoint.CheckpointError:
+                if path.exists():  # training may have dropped it meanwhile
+                    raise
+        return found
+
+    def clean(self) -> None:
+        """Remove what a killed training left; only for the process that holds the lock."""
+        for leftover in self.path.glob(f"{sealed.TEMPORARY}*"):
+            if leftover.is_file():  # a folder is someone's export
+                leftover.unlink()
 
     def finished(self) -> list[Path]:
         """`finals` of a run that is finished.

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,69 @@ from typing import Any
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
 
+Part = bytes | memoryview
 
-def write(path: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
+
+def write(
+    path: Path, files: Mapping[str, bytes | Iterable[Part]], manifest: Mapping[str, Any]
+) -> None:
     """Write a new folder; it appears whole and on the disk, or not at all.
 
     Args:
         path: The folder, which must not exist; missing parents are made.
-        files: Name and content of each file.
+        files: Name and content of each file, whole or in parts, which are not copied.
         manifest: What to say besides `files`; JSON values.
 
     Raises:
         OSError: It cannot be written; nothing is left behind.
     """
-    sums = {file: summed(data) for file, data in files.items()}
-    whole = seal({**manifest, "files": sums})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _staged(path) as folder:
-        for file, data in files.items():
-            _write_file(folder / file, data)
-        _write_file(folder / MANIFEST, whole)  # last
+    with staged(path) as folder:
+        sums = {
+            file: write_file(folder / file, [data] if isinstance(data, bytes) else data)
+            for file, data in files.items()
+        }
+        write_file(folder / MANIFEST, [seal({**manifest, "files": sums})])  # last
+
+
+def write_file(path: Path, parts: Iterable[Part]) -> dict[str, Any]:
+    """Write a new file to the disk; its size and sha256, taken of what is written.
+
+    Raises:
+        OSError: It exists, or cannot be written.
+    """
+    digest, size = hashlib.sha256(), 0
+    with open(path, "xb") as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+            size += len(part)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def remove(path: Path) -> None:
+    """Remove a folder; readers see it whole or not at all, whenever this process is killed.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    hidden = _temporary(path)
+    os.rename(path, hidden)
+    shutil.rmtree(hidden)
+
+
+def clean(folder: Path) -> list[Path]:
+    """Remove what writers that were killed left in a folder; not while another one is writing.
+
+    Returns:
+        What was removed.
+    """
+    leftovers = sorted(folder.glob(f"{TEMPORARY}*")) if folder.is_dir() else []
+    for leftover in leftovers:
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return leftovers
 
 
 def read_manifest(data: bytes) -> dict[str, Any] | None:
@@ -70,9 +114,12 @@ def to_json(value: Any) -> bytes:
 
 
 @contextmanager
-def _staged(path: Path) -> Iterator[Path]:
-    """A temporary directory that becomes `path` if the block succeeds, and vanishes if not."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+def staged(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path` if the block succeeds, and vanishes if not.
+
+    Its parent must exist. What the block writes there it brings to the disk itself.
+    """
+    temporary = _temporary(path)
     try:
         temporary.mkdir()
         yield temporary
@@ -90,11 +137,8 @@ def _staged(path: Path) -> Iterator[Path]:
         raise
 
 
-def _write_file(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
 def _sync_folder(path: Path) -> None:

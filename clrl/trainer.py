@@ -13,6 +13,8 @@ from clrl.config import resolve
 from clrl.envs.curriculum import Curriculum, make_curriculum
 from clrl.envs.side_by_side import SideBySide
 from clrl.eval.evaluator import Evaluator
+from clrl.interrupt import Interrupted, Interruptible
+from clrl.lock import lock
 from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
 from clrl.progress import STEP, Progress, make_logger
 from clrl.run import Run
@@ -21,6 +23,7 @@ from clrl.schedule import Stage, stages
 _PROBES = 8  # looks at all skills so far while one is trained, for the learning curves
 _PROBE_EPISODES = 32
 _GROUPS = 8  # of worlds on a device, each at its own phase of an episode: a reset costs a forward
+_SHARE = 0.02  # of the time that checkpoints may take, on a disk however slow
 
 
 @dataclass
@@ -84,7 +87,8 @@ def train(
         device: "cpu"; "cuda", where networks and worlds live on a GPU; or "auto", the GPU if it is
             there and `worlds` are enough for it.
         quiet: Print nothing.
-        options: `worlds`, `threads`, `episodes`, and arguments of the agent's class.
+        options: `worlds`, `threads`, `episodes`, `keep_checkpoints`, `checkpoint_seconds` (see
+            `Config`), and arguments of the agent's class.
 
     Returns:
         The finished run.
@@ -92,6 +96,8 @@ def train(
     Raises:
         ValueError: something unknown or out of range; nothing is written then.
         FileExistsError: `out` exists.
+        Interrupted: Ctrl-C or SIGTERM, after a checkpoint was saved; a `KeyboardInterrupt`.
+        OSError: the disk fails; earlier checkpoints are good.
         NumericalError: a number that is not finite; the last checkpoint is good.
     """
     run = prepare(
@@ -108,7 +114,7 @@ def train(
         device=device,
         **options,
     )
-    return _Trainer(Run.create(run.path, run.config, run.curriculum), quiet).finish()
+    return _finish(Run.create(run.path, run.config, run.curriculum), quiet)
 
 
 def prepare(
@@ -175,23 +181,30 @@ def resume(path: str | Path, curriculum: Curriculum | None = None, *, quiet: boo
         quiet: Print nothing.
 
     Raises:
+        BlockingIOError: another process trains there.
         ValueError: there is no run, or it is broken.
     """
-    return _Trainer(Run.open(path, curriculum), quiet).finish()
+    return _finish(Run.open(path, curriculum), quiet)
+
+
+def _finish(run: Run, quiet: bool) -> Run:
+    with lock(run.path), Interruptible() as interruptible:
+        return _Trainer(run, quiet, interruptible).finish()
 
 
 class _Trainer:
     """Drives a run from where it stands to its end."""
 
-    def __init__(self, run: Run, quiet: bool) -> None:
+    def __init__(self, run: Run, quiet: bool, interruptible: Interruptible) -> None:
         torch.set_num_threads(1)  # networks are small; the cores belong to the physics
         self.run = run
         self.curriculum = run.curriculum
         self.stages = stages(run.config, run.curriculum)
         self.quiet = quiet
+        self.interruptible = interruptible
         self.position = Position()
-        checkpoint.clean(run.checkpoints)
-        newest = checkpoint.newest_valid(run.checkpoints)
+        run.clean()
+        newest = checkpoint.recover(run.checkpoints)
         if newest is None and checkpoint.steps(run.checkpoints):
             raise ValueError(f"{run.path} has no valid checkpoint left; train anew")
         state = checkpoint.read(newest)[0] if newest else None
@@ -205,6 +218,8 @@ class _Trainer:
         self._evaluator = Evaluator(self.curriculum, episodes=run.config.episodes, **where)
         self._clock = time.perf_counter()
         self._saved = self._clock
+        self._saved_step = int(newest.name) if newest else -1
+        self._wait = run.config.checkpoint_seconds
         self._offset = self.position.cost["wall_seconds"]
 
     def finish(self) -> Run:
@@ -224,6 +239,7 @@ class _Trainer:
             if not self.position.successes:
                 self._evaluate()
                 self._checkpoint(final=True)
+                self._stop_if_asked()
             while self.position.skill < len(self.stages):
                 self._learn_stage(progress)
 
@@ -242,10 +258,9 @@ class _Trainer:
                 self.agent.begin_skill(name, steps=stage.budget, like=self.run.like(name))
         end = at.start + stage.steps
         while self.agent.num_timesteps < end:
-            self._learn_chunk(end, stage.steps, progress.watch(stage.name))
+            watch = progress.watch(stage.name, lambda: self._pause(env))
+            self._learn_chunk(end, stage.steps, watch)
             self._probe(progress)
-            if self.agent.num_timesteps < end:
-                self._checkpoint_if_due(env)
         self.agent.end_skill()
         cost = measure_cost(self.agent)
         self._log(
@@ -257,6 +272,8 @@ class _Trainer:
         self._evaluate()
         self._checkpoint(final=True)
         env.close()
+        if at.skill < len(self.stages):
+            self._stop_if_asked()
 
     def _env(self, stage: Stage) -> Any:
         """The stage's worlds, which start from the seed and the stage alone."""
@@ -315,21 +332,35 @@ class _Trainer:
         self.position.returns.append([float(score.returns.mean()) for score in row])
         self.position.cost["eval_seconds"] += time.perf_counter() - start
 
-    def _checkpoint_if_due(self, env: Any) -> None:
-        if time.perf_counter() - self._saved > self.run.checkpoint_seconds:
+    def _pause(self, env: Any) -> None:
+        """Between two rollouts: save if it is time, and stop if that is wished."""
+        asked = self.interruptible.signum is not None
+        due = asked or time.perf_counter() - self._saved >= self._wait
+        if due and self.agent.num_timesteps > self._saved_step:
             self._checkpoint(final=False, env=env)
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if (signum := self.interruptible.signum) is not None:
+            raise Interrupted(
+                signum,
+                f"stopped and saved at step {self._saved_step}; "
+                f"go on with `clrl resume {self.run.path}`",
+            )
 
     def _checkpoint(self, final: bool, env: Any = None) -> None:
-        at = self.position
-        at.cost["wall_seconds"] = self._offset + time.perf_counter() - self._clock
+        at, start = self.position, time.perf_counter()
+        at.cost["wall_seconds"] = self._offset + start - self._clock
         state = {
-            "agent": self.agent.train_state(),
+            "agent": self.agent.train_state(experience=not final),  # the next skill starts afresh
             "position": asdict(at),
             "env": env.get_state() if env is not None else None,
         }
         info = {"final": final, "skills": list(self.agent.skills)}
         self.run.save_checkpoint(self.agent.num_timesteps, state, info)
-        self._saved = time.perf_counter()
+        self._saved, self._saved_step = time.perf_counter(), self.agent.num_timesteps
+        if least := self.run.config.checkpoint_seconds:
+            self._wait = max(least, (self._saved - start) / _SHARE)
 
     def _conclude(self) -> None:
         from clrl.eval.figure import plot

@@ -15,6 +15,11 @@ from clrl.envs.catalog import unknown_skill
 from clrl.envs.skill import checked_rule
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+# What MuJoCo derives from the state before it takes the last substep, so that it lags behind it.
+# Rewards of Ant-v5 and Humanoid-v5 begin with where such a body was, and no state brings it back.
+_FRAMES = ("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos")
+_FORCES = ("cfrc_ext", "cfrc_int", "qfrc_actuator", "actuator_force", "sensordata")
+_DERIVED = (*_FRAMES, "site_xmat", "subtree_com", "cinert", "cvel", "cacc", *_FORCES)
 
 
 class GymSkill:
@@ -160,6 +165,7 @@ def _get_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     monitor, limit, succeed = _wrappers(env)
     return {
         "physics": physics,
+        "derived": {name: getattr(data, name).copy() for name in _DERIVED},
         "random": env.unwrapped.np_random.bit_generator.state,
         "elapsed": limit._elapsed_steps,
         "rewards": list(map(float, monitor.rewards)),
@@ -172,6 +178,8 @@ def _set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     model, data = _mujoco(env)
     physics: NDArray[np.float64] = np.asarray(state["physics"])
     mujoco.mj_setState(model, data, physics, _STATE)
+    for name, value in state["derived"].items():
+        getattr(data, name)[:] = value
     monitor, limit, succeed = _wrappers(env)
     env.unwrapped.np_random.bit_generator.state = state["random"]
     limit._elapsed_steps = state["elapsed"]

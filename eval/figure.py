@@ -1,9 +1,11 @@
 """A result as a picture: the success matrix beside the learning curves."""
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from clrl.eval import atomic
 from clrl.eval.report import moments, percent, title
 
 if TYPE_CHECKING:
@@ -66,7 +68,9 @@ def plot(
         if has_curves:
             _draw_curves(axes[1], retention.skills, curves, ends)
         _draw_title(figure, retention, has_curves)
-        figure.savefig(path, format="png")
+        image = io.BytesIO()
+        figure.savefig(image, format="png")
+    atomic.replace(path, image.getvalue())
 
 
 def _check(retention: "Retention", curves: Curves, ends: Sequence[float] | None) -> None:

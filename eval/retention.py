@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clrl.eval import atomic, schema
 from clrl.eval import metrics as formulas
-from clrl.eval import schema
 from clrl.eval.intervals import wilson
 
 Rows = tuple[tuple[float, ...], ...]
@@ -154,16 +154,7 @@ class Retention:
         Raises:
             OSError: It cannot be written; an older file stays as it was.
         """
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        atomic.replace(path, self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

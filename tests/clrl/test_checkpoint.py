@@ -163,7 +163,7 @@ def test_a_killed_write_leaves_the_older_or_the_whole_newer_one(
     newest = checkpoint.newest_valid(old.parent)
     assert newest == (new if is_renamed else old)
     assert torch.equal(checkpoint.read(newest)[0]["w"], STATE["w"])
-    assert len(checkpoint.clean(old.parent)) == (not is_renamed and (at > 0 or after))
+    assert len(sealed.clean(old.parent)) == (not is_renamed and (at > 0 or after))
     assert not [p for p in old.parent.iterdir() if p.name.startswith(".")]
 
 
@@ -272,7 +272,7 @@ def test_the_newest_is_the_one_of_the_largest_step(old: Path) -> None:
 def test_an_empty_or_missing_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.newest_valid(tmp_path) is None
     assert checkpoint.newest_valid(tmp_path / "absent") is None
-    assert checkpoint.clean(tmp_path / "absent") == []
+    assert sealed.clean(tmp_path / "absent") == []
 
 
 def test_steps_have_nine_digits() -> None:
@@ -284,5 +284,5 @@ def test_steps_have_nine_digits() -> None:
 def test_leftovers_are_removed_and_nothing_else(old: Path) -> None:
     leftover = old.parent / ".tmp-000000002-abcdef01"
     shutil.copytree(old, leftover)
-    assert checkpoint.clean(old.parent) == [leftover]
+    assert sealed.clean(old.parent) == [leftover]
     assert list(old.parent.iterdir()) == [old]

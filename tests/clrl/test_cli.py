@@ -54,6 +54,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["arm3", "--steps-per-skill", "0"], "steps per skill must be in"),
         (["arm3", "--steps-per-skill", "9" * 30], "steps per skill must be in"),
         (["arm3", "--threads", "-2"], "threads must be a whole number >= 0"),
+        (["arm3", "--keep-checkpoints", "0"], "keep_checkpoints must be a whole number >= 1"),
+        (["arm3", "--checkpoint-seconds", "-1"], "checkpoint_seconds must be a number >= 0"),
+        (["arm3", "--checkpoint-seconds", "nan"], "checkpoint_seconds must be a number >= 0"),
         (["FrozenLake-v1"], "a curriculum needs a one-dimensional Box"),
         (["arm3", "--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
@@ -130,7 +133,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(
     def fsync(descriptor: int) -> None:
         nonlocal written
         written += 1
-        if written > 5:  # the first checkpoint is whole
+        if written > 8:  # the directory and the first checkpoint are whole
             raise OSError(28, "No space left on device")
         real(descriptor)
 

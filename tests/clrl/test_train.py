@@ -35,6 +35,7 @@ SAC: dict[str, Any] = SMALL | {
     "batch_size": 32,
 }
 OPTIONS = {"ppo": PPO, "sac": SAC}
+OFTEN: dict[str, Any] = {"checkpoint_seconds": 0.0}
 PAIR = ["arm-reach", "arm-press"]
 
 
@@ -109,11 +110,10 @@ def test_another_seed_trains_another_agent(whole: dict[str, Run], tmp_path: Path
     assert not same_weights(whole["ppo"], clrl.train(PAIR, seed=1, out=tmp_path / "a", **PPO))
 
 
-@pytest.mark.parametrize(("kind", "stop"), [("ppo", 1), ("ppo", 4), ("ppo", 9), ("sac", 3)])
+@pytest.mark.parametrize(("kind", "stop"), [("ppo", 1), ("ppo", 4), ("ppo", 9), ("sac", 40)])
 def test_a_stopped_run_resumes_bit_for_bit(
     kind: str, stop: int, whole: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "checkpoint_seconds", 0.0)
     saved = Run.save_checkpoint
     count = 0
 
@@ -126,7 +126,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
 
     monkeypatch.setattr(Run, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt):
-        clrl.train(PAIR, kind, out=tmp_path / "cut", **OPTIONS[kind])
+        clrl.train(PAIR, kind, out=tmp_path / "cut", **OPTIONS[kind] | OFTEN)
     monkeypatch.setattr(Run, "save_checkpoint", saved)
     resumed = clrl.resume(tmp_path / "cut", quiet=True)
     assert same_weights(whole[kind], resumed)
@@ -136,9 +136,9 @@ def test_a_stopped_run_resumes_bit_for_bit(
 def test_a_killed_process_resumes_bit_for_bit(whole: dict[str, Run], tmp_path: Path) -> None:
     out = tmp_path / "cut"
     code = (
-        "import clrl, clrl.trainer; from clrl.run import Run; Run.checkpoint_seconds = 0.0;"
+        "import clrl, clrl.trainer;"
         "clrl.trainer._PROBE_EPISODES = 2;"
-        f"clrl.train({PAIR!r}, out={str(out)!r}, **{PPO!r})"
+        f"clrl.train({PAIR!r}, out={str(out)!r}, **{PPO | OFTEN!r})"
     )
     victim = subprocess.Popen([sys.executable, "-c", code])
     folder = out / "checkpoints"
@@ -151,10 +151,9 @@ def test_a_killed_process_resumes_bit_for_bit(whole: dict[str, Run], tmp_path: P
 
 
 def test_resume_goes_on_from_the_last_good_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Run, "checkpoint_seconds", 0.0)
-    run = clrl.train(PAIR, out=tmp_path / "run", **PPO)
+    run = clrl.train(PAIR, out=tmp_path / "run", **PPO | OFTEN)
     before = final_state(run)["policy"]
     newest = checkpoint.steps(run.checkpoints)[-1]
     with open(newest / "state.safetensors", "r+b") as file:
@@ -163,22 +162,22 @@ def test_resume_goes_on_from_the_last_good_checkpoint(
     resumed = clrl.resume(tmp_path / "run", quiet=True)
     after = final_state(resumed)["policy"]
     assert all(torch.equal(before[k], after[k]) for k in before)
+    (said,) = caplog.messages
+    assert said.startswith(f"checkpoint {newest}: state.safetensors does not match its sha256")
+    assert (run.checkpoints / f"damaged-{newest.name}").is_dir()
+    checkpoint.verify(newest)
 
 
-def test_a_gymnasium_skill_trains_beside_an_arm_skill_and_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Run, "checkpoint_seconds", 0.0)
-    mixed = ["arm-reach", "Reacher-v5"]
-    whole = clrl.train(mixed, out=tmp_path / "whole", **PPO)
-    cut = tmp_path / "cut"
-    clrl.train(mixed, out=cut, **PPO)
-    last = checkpoint.steps(cut / "checkpoints")[-1]
-    for file in last.iterdir():
-        file.unlink()
-    last.rmdir()
-    (cut / "retention.json").unlink()
-    assert same_weights(whole, clrl.resume(cut, quiet=True))
+@pytest.mark.parametrize("keep", [1, 3])
+def test_so_many_checkpoints_within_a_skill_stay(keep: int, tmp_path: Path) -> None:
+    run = clrl.train(PAIR, out=tmp_path / "run", **PPO | OFTEN, keep_checkpoints=keep)
+    steps = [int(path.name) for path in checkpoint.steps(run.checkpoints)]
+    last = [1536 - 128 * i for i in range(keep + 1)]  # a rollout has 128 steps
+    assert steps == sorted({0, 768, *last})
+
+
+def test_a_checkpoint_at_a_skills_end_holds_no_replay_buffer(whole: dict[str, Run]) -> None:
+    assert all("buffer" not in checkpoint.read(p)[0]["agent"] for p in whole["sac"].finals())
 
 
 def test_padded_spaces_hold_every_skill() -> None:
