@@ -11,6 +11,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
 from clrl.agents.features import SkillFeatures
+from clrl.agents.pickled import require_trust
 
 
 class Heads(nn.Module):
@@ -57,6 +58,12 @@ class _MultiHead(nn.Module):
             "features_extractor_class": SkillFeatures,
             "features_extractor_kwargs": options,
         }
+
+    @classmethod
+    def load(cls, path: Any, device: Any = "auto", *, trust_pickle: bool = False) -> Any:
+        """SB3's, which runs whatever the file tells it to; ValueError without `trust_pickle`."""
+        require_trust(path, trust_pickle)
+        return super().load(path, device)  # type: ignore[misc]
 
     def add_head(self) -> None:
         """Make room for one more skill."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clrl.agents.actor_critic import ActorCritic
 from clrl.agents.continual import Continual
+from clrl.agents.guard import check_statistics
 from clrl.agents.heads import MultiHeadPPOPolicy
 from clrl.agents.rollout import collect
 from clrl.agents.rows import Rows
@@ -92,6 +93,7 @@ class ContinualPPO(Continual, PPO):
         else:
             super().train()
         self.policy.features.update(torch.as_tensor(self._experience(), device=self.device))
+        check_statistics(self)
         self.logger.record("train/std", self.policy.active_log_std.exp().mean().item())
         self._stop_if_broken()
 

@@ -88,7 +88,8 @@ def _train(options: argparse.Namespace) -> None:
 def _resume(options: argparse.Namespace) -> None:
     from clrl.trainer import resume
 
-    _conclude(resume(options.run, quiet=options.json), options.json)
+    run = resume(options.run, quiet=options.json, allow_versions=options.allow_versions)
+    _conclude(run, options.json)
 
 
 def _conclude(run: Any, as_json: bool) -> None:
@@ -267,6 +268,11 @@ def _parser() -> argparse.ArgumentParser:
         commands, "resume", _resume, "go on exactly where a run stopped", "clrl resume runs/arm3-1"
     )
     resume.add_argument("run", help="the run's directory")
+    resume.add_argument(
+        "--allow-versions",
+        action="store_true",
+        help="go on with other versions of MuJoCo, torch and so on than it began with",
+    )
 
     evaluate = _add(
         commands,

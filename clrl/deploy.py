@@ -28,6 +28,7 @@ Observation = ArrayLike | Mapping[str, ArrayLike]
 
 _LOG = logging.getLogger(__name__)
 _LARGEST = float(np.finfo(np.float32).max)
+_WIDEST = 2**16  # elements of an observation or an action
 
 
 class ObservationError(RuntimeError):
@@ -180,6 +181,8 @@ class Policy:
             except Exception as error:  # onnxruntime has no common class of errors
                 problem = f"{GRAPH} has no skill {name!r}: {_line(error)}"
                 raise BundleError(bundle.path, problem) from None
+        if [e["index"] for e in entries] != list(range(len(self._skills))):
+            raise BundleError(bundle.path, f"{CONTRACT} is not valid: two skills share a head")
         self._slew = self._checked_slew()
         self.reset()
 
@@ -351,6 +354,9 @@ def _session(bundle: Bundle) -> onnxruntime.InferenceSession:
         names = [x.name for x in (*session.get_inputs(), *session.get_outputs())]
         if names != ["observation", "skill", "action"]:
             raise ValueError(f"its inputs and outputs are {', '.join(names)}")
+        widths = [x.shape[1] for x in (session.get_inputs()[0], session.get_outputs()[0])]
+        if not all(isinstance(width, int) and 0 < width <= _WIDEST for width in widths):
+            raise ValueError(f"its inputs and outputs have the widths {widths}")
     except Exception as error:  # onnxruntime has no common class of errors
         raise BundleError(bundle.path, f"{GRAPH} cannot be run: {_line(error)}") from None
     return session

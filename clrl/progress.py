@@ -12,7 +12,10 @@ from rich.progress import Progress as Bar
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, make_output_format
 
+from clrl.envs.untrusted import read_bytes
+
 _STEP = "time/total_timesteps"
+_LOG_LIMIT = 2**28
 
 
 class Progress:
@@ -103,8 +106,12 @@ def make_logger(path: Path, step: int) -> Logger:
 
 def _rows_until(file: Path, step: int) -> list[dict[str, Any]]:
     """Rows of a log up to a step; what came later was not saved and is done again."""
-    if not file.exists():
+    try:
+        text = read_bytes(file, _LOG_LIMIT).decode()
+        read = csv.DictReader(text.splitlines())
+        rows = [{k: v for k, v in row.items() if k and v} for row in read]
+        return [row for row in rows if _STEP in row and float(row[_STEP]) <= step]
+    except FileNotFoundError:
         return []
-    with file.open(newline="") as text:
-        rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(text)]
-    return [row for row in rows if _STEP in row and int(float(row[_STEP])) <= step]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{file}: {error}; it is only a log: move it away") from None

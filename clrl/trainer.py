@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +10,17 @@ import torch
 
 from clrl import checkpoint
 from clrl.config import resolve
+from clrl.divergence import DivergenceGuard
 from clrl.envs.curriculum import Curriculum, make_curriculum
 from clrl.eval.evaluator import Evaluator
 from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
+from clrl.position import Position
 from clrl.progress import Progress, make_logger
-from clrl.run import Run
+from clrl.run import MISFITS, Run
 
 _PROBES = 8  # looks at all skills so far while one is trained, for the learning curves
 _PROBE_EPISODES = 32
 _GROUPS = 8  # of worlds on a device, each at its own phase of an episode: a reset costs a forward
-
-
-@dataclass
-class Position:
-    """How far a run is; what a checkpoint holds beside the agent and the worlds.
-
-    Attributes:
-        skill: Index of the skill being trained, or next.
-        begun: Whether its training has started.
-        start: Environment steps before it.
-        ends: Environment steps at the end of each skill so far.
-        successes: Episodes that succeeded, rows of the matrix so far.
-        returns: Rows of the return matrix so far.
-        curves: Success over steps, by skill.
-        cost: Seconds spent so far, by kind.
-    """
-
-    skill: int = 0
-    begun: bool = False
-    start: int = 0
-    ends: list[int] = field(default_factory=list)
-    successes: list[list[int]] = field(default_factory=list)
-    returns: list[list[float]] = field(default_factory=list)
-    curves: dict[str, list[list[float]]] = field(default_factory=dict)
-    cost: dict[str, float] = field(
-        default_factory=lambda: {"wall_seconds": 0.0, "train_seconds": 0.0, "eval_seconds": 0.0}
-    )
 
 
 def train(
@@ -104,24 +79,32 @@ def train(
     return _Trainer(Run.create(path, config, made), quiet).finish()
 
 
-def resume(path: str | Path, curriculum: Curriculum | None = None, *, quiet: bool = False) -> Run:
+def resume(
+    path: str | Path,
+    curriculum: Curriculum | None = None,
+    *,
+    quiet: bool = False,
+    allow_versions: bool = False,
+) -> Run:
     """Go on with a run exactly where its newest valid checkpoint stands.
 
     Args:
         path: The run's directory.
         curriculum: Its curriculum, where its skills cannot be built from their ids.
         quiet: Print nothing.
+        allow_versions: Go on although MuJoCo, torch or others have other versions than before, by
+            which the run comes to differ from an undisturbed one.
 
     Raises:
-        ValueError: there is no run, or it is broken.
+        ValueError: there is no run, it is broken, or versions differ.
     """
-    return _Trainer(Run.open(path, curriculum), quiet).finish()
+    return _Trainer(Run.open(path, curriculum), quiet, allow_versions).finish()
 
 
 class _Trainer:
     """Drives a run from where it stands to its end."""
 
-    def __init__(self, run: Run, quiet: bool) -> None:
+    def __init__(self, run: Run, quiet: bool, allow_versions: bool = False) -> None:
         torch.set_num_threads(1)  # networks are small; the cores belong to the physics
         self.run = run
         self.curriculum = run.curriculum
@@ -131,11 +114,11 @@ class _Trainer:
         newest = checkpoint.newest_valid(run.checkpoints)
         if newest is None and checkpoint.steps(run.checkpoints):
             raise ValueError(f"{run.path} has no valid checkpoint left; train anew")
-        state = checkpoint.read(newest)[0] if newest else None
+        state = run.read(newest, exact=not allow_versions) if newest else None
         self.agent = run.build(state["agent"] if state else None)
         if state:
-            self.position = Position(**state["position"])
-        self._env_state = state["env"] if state else None
+            self.position = Position.of(state.get("position"), self.curriculum, str(run.path))
+        self._env_state = state.get("env") if state else None
         self.agent.set_logger(make_logger(run.path, self.agent.num_timesteps))
         where: Any = {"threads": run.config.threads, "device": run.config.device}
         self._prober = Evaluator(self.curriculum, episodes=_PROBE_EPISODES, **where)
@@ -180,13 +163,14 @@ class _Trainer:
         )
         if at.begun:
             self.agent.set_env(env, force_reset=False)
-            env.set_state(self._env_state)  # type: ignore[attr-defined]
+            self._restore(env)
         else:
             at.begun, at.start = True, self.agent.num_timesteps
             self.agent.begin_skill(name, env, budget)
         end = at.start + budget
+        guard = DivergenceGuard(self.run.path / "diverged", name, env, at.diverged)
         while self.agent.num_timesteps < end:
-            self._learn_chunk(end, budget, progress.watch(name))
+            self._learn_chunk(end, budget, [guard, progress.watch(name)])
             self._probe(progress)
             if self.agent.num_timesteps < end:
                 self._checkpoint_if_due(env)
@@ -196,6 +180,14 @@ class _Trainer:
         self._evaluate()
         self._checkpoint(final=True)
         env.close()
+
+    def _restore(self, env: Any) -> None:
+        try:
+            env.set_state(self._env_state)
+        except MISFITS as error:
+            raise ValueError(
+                f"{self.run.path}: the worlds of its checkpoint do not fit: {error}"
+            ) from error
 
     def _learn_chunk(self, end: int, budget: int, callback: Any) -> None:
         """Train to the next probe; an agent stops at the first whole rollout past it."""

@@ -1,6 +1,5 @@
 """Curricula: skills in the order in which one agent learns them."""
 
-import json
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from clrl.envs.catalog import CURRICULA, SKILLS, make_skill
 from clrl.envs.padding import PaddedVecEnv
 from clrl.envs.skill import box
+from clrl.envs.untrusted import parse_json, read_bytes, shown
+
+_MOST_STEPS = 10**12
+_LONGEST = 200  # characters of a name
 
 
 class Task(Protocol):
@@ -82,11 +85,16 @@ class Curriculum:
         if isinstance(steps, int):
             steps = [steps] * len(built)
         budget = tuple(steps or (skill.steps for skill in built))
-        if len(budget) != len(built) or min(budget) < 1:
+        if len(budget) != len(built) or min(budget) < 1 or max(budget) > _MOST_STEPS:
             raise ValueError(
-                f"curriculum {name!r} needs a budget >= 1 for each of its {len(built)} skills, "
-                f"got {list(budget)}"
+                f"curriculum {name!r} needs a budget >= 1 and <= 10^12 for each of its "
+                f"{len(built)} skills, got {list(budget)}"
             )
+        for said in (name, *names):
+            if not (isinstance(said, str) and said.isprintable() and 0 < len(said) <= _LONGEST):
+                raise ValueError(
+                    f"{shown(said)} is no name: give 1 to {_LONGEST} printable characters"
+                )
         for skill in built:
             _check(skill)
         object.__setattr__(self, "name", name)
@@ -234,15 +242,14 @@ def make_curriculum(spec: "str | Path | Sequence[str] | Curriculum") -> Curricul
 
 
 def _from_file(path: Path) -> Curriculum:
+    kind = path.suffix[1:]
     try:
-        text = path.read_text()
-        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        data = read_bytes(path, follow=True)
+        content = tomllib.loads(data.decode()) if kind == "toml" else parse_json(data)
     except FileNotFoundError:
         raise ValueError(f"curriculum file {path} does not exist") from None
-    except ValueError as error:  # of TOML, JSON and UTF-8 alike
-        raise ValueError(
-            f"curriculum file {path} is not valid {path.suffix[1:]}: {error}"
-        ) from None
+    except (ValueError, RecursionError) as error:  # of TOML, JSON and UTF-8 alike
+        raise ValueError(f"curriculum file {path} is not valid {kind}: {error}") from None
     if isinstance(content, dict):
         content.setdefault("name", path.stem)
     return Curriculum.from_json(content, f"curriculum file {path}")
