@@ -110,5 +110,5 @@ def _load(path: str) -> Any:
         raise ValueError(f"{path!r} is of Python's own library, not a protection")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path!r} cannot be imported: {error}") from None

@@ -164,7 +164,8 @@ def _manifest(path: Path) -> dict[str, Any]:
         problem = f"{MANIFEST} has format {manifest.get('format')!r}, not {FORMAT}"
         raise CheckpointError(path, problem)
     files = manifest.get("files")
-    if not isinstance(files, dict) or files.keys() != {TENSORS, STATE} or "info" not in manifest:
+    is_known = isinstance(files, dict) and files.keys() == {TENSORS, STATE}
+    if not is_known or not isinstance(manifest.get("info"), dict):
         raise CheckpointError(path, f"{MANIFEST} has other entries than format {FORMAT}")
     return manifest
 

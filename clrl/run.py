@@ -120,14 +120,14 @@ class Run:
         Raises:
             CheckpointError: one of them has a broken manifest.
         """
-        return [p for p in checkpoint.steps(self.checkpoints) if checkpoint.info(p)["final"]]
+        return [p for p in checkpoint.steps(self.checkpoints) if _is_final(p)]
 
     def _passing(self) -> list[Path]:
         """Sound checkpoints within a skill; damaged ones stay for a person to look at."""
         passing = []
         for path in checkpoint.steps(self.checkpoints):
             with suppress(checkpoint.CheckpointError):
-                if not checkpoint.info(path)["final"]:
+                if not _is_final(path):
                     passing.append(path)
         return passing
 
@@ -185,7 +185,9 @@ class Run:
             try:
                 agent.load_train_state(state)
             except MISFITS as error:
-                raise ValueError(f"{self.path}: its checkpoint does not fit: {error}") from error
+                raise ValueError(
+                    f"{self.path}: its checkpoint does not fit: {str(error)[:300]}"
+                ) from error
         return agent
 
     def retention(self) -> Retention:
@@ -207,3 +209,11 @@ class Run:
             if was != now:
                 raise ValueError(f"{file} has the {key} {was!r}, and run.json has {now!r}")
         return result
+
+
+def _is_final(path: Path) -> bool:
+    """Whether a checkpoint is one before training or at the end of a skill."""
+    final = checkpoint.info(path).get("final")
+    if not isinstance(final, bool):
+        raise checkpoint.CheckpointError(path, f"its manifest calls it {shown(final)}, not final")
+    return final

@@ -69,7 +69,7 @@ def _load(path: str, key: str) -> Any:
         raise ValueError(f"{key!r} is of Python's own library, not a skill")
     try:
         kind = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"skill {key!r} cannot be imported: {error}") from None
     if not isinstance(kind, type):
         raise ValueError(f"{key!r} is no skill: it is no class")

@@ -17,6 +17,7 @@ from clrl.envs.untrusted import parse_json, read_bytes, shown
 
 _MOST_STEPS = 10**12
 _LONGEST = 200  # characters of a name
+_LIMIT, _DOTS = 2**20, 200  # bytes of a file; dots in a line of TOML
 
 
 class Task(Protocol):
@@ -88,7 +89,7 @@ class Curriculum:
         if len(budget) != len(built) or min(budget) < 1 or max(budget) > _MOST_STEPS:
             raise ValueError(
                 f"curriculum {name!r} needs a budget >= 1 and <= 10^12 for each of its "
-                f"{len(built)} skills, got {list(budget)}"
+                f"{len(built)} skills, got {shown(list(budget))}"
             )
         for said in (name, *names):
             if not (isinstance(said, str) and said.isprintable() and 0 < len(said) <= _LONGEST):
@@ -150,7 +151,10 @@ class Curriculum:
                 raise ValueError(f"{where}: steps of {name!r} must be a whole number")
             skills.append(skill)
             steps.append(skill.steps if budget is None else budget)
-        return Curriculum(str(content.get("name", "own")), skills, steps)
+        try:
+            return Curriculum(str(content.get("name", "own")), skills, steps)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def under(self, horizon: int | None = None, success_rule: str | None = None) -> "Curriculum":
         """The same skills under another protocol; None keeps each skill's own.
@@ -244,8 +248,8 @@ def make_curriculum(spec: "str | Path | Sequence[str] | Curriculum") -> Curricul
 def _from_file(path: Path) -> Curriculum:
     kind = path.suffix[1:]
     try:
-        data = read_bytes(path, follow=True)
-        content = tomllib.loads(data.decode()) if kind == "toml" else parse_json(data)
+        data = read_bytes(path, _LIMIT, follow=True)
+        content = _parse_toml(data.decode()) if kind == "toml" else parse_json(data)
     except FileNotFoundError:
         raise ValueError(f"curriculum file {path} does not exist") from None
     except (ValueError, RecursionError) as error:  # of TOML, JSON and UTF-8 alike
@@ -253,6 +257,13 @@ def _from_file(path: Path) -> Curriculum:
     if isinstance(content, dict):
         content.setdefault("name", path.stem)
     return Curriculum.from_json(content, f"curriculum file {path}")
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    # The time that dotted keys take grows with the square of their dots.
+    if any(line.count(".") > _DOTS for line in text.splitlines()):
+        raise ValueError(f"a line has more than {_DOTS} dots")
+    return tomllib.loads(text)
 
 
 def _build(skills: Sequence[Task | str]) -> tuple[Task, ...]:

@@ -44,13 +44,16 @@ def read_bytes(path: str | os.PathLike[str], limit: int = SMALL, *, follow: bool
         raise
     except OSError as error:  # a socket, a link in a loop, a name with a file for a folder
         raise ValueError(f"is not a plain file: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise ValueError("is not a plain file")
-        size = os.fstat(descriptor).st_size
-        if size > limit:
+        if (size := found.st_size) > limit:
             raise ValueError(f"is larger than {limit:,} bytes")
-        data = file.read(size + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(size + 1)
+    finally:
+        os.close(descriptor)
     if len(data) != size:
         raise ValueError("changed while it was read")
     return data
