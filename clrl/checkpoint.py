@@ -20,7 +20,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from clrl import sealed
-from clrl.envs.untrusted import parse_json
+from clrl.envs.untrusted import line, parse_json
 from clrl.packing import pack, unpack
 from clrl.sealed import MANIFEST, TEMPORARY
 from clrl.wire import check_tensors
@@ -87,11 +87,11 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
         check_tensors(data, TENSORS, limit=_HEADER)
         tensors = safetensors.torch.load(data)
     except (ValueError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(path, f"{TENSORS} is not valid: {_line(error)}") from None
+        raise CheckpointError(path, f"{TENSORS} is not valid: {line(error)}") from None
     try:
         state = unpack(parse_json(packed), tensors)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(path, f"{STATE} is not valid: {_line(error)}") from None
+        raise CheckpointError(path, f"{STATE} is not valid: {line(error)}") from None
     if not isinstance(state, dict):
         raise CheckpointError(path, f"{STATE} is not valid: it is no dictionary")
     return state, manifest["info"]
@@ -178,7 +178,3 @@ def _verified(path: Path, file: str, manifest: Mapping[str, Any]) -> bytes:
         raise CheckpointError(path, str(error)) from None
     except MemoryError:
         raise CheckpointError(path, f"{file} does not fit into memory") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -115,6 +115,8 @@ class Config:
         if not isinstance(content, dict) or content.get("schema") != 1:
             raise ValueError(f"{where} is not a run of schema 1")
         fields = {k: v for k, v in content.items() if k not in ("schema", "versions")}
+        if unknown := fields.keys() - Config.__dataclass_fields__.keys():
+            raise ValueError(f"{where}: {shown(min(unknown))} is no setting of a run")
         try:
             return Config(**fields)
         except (TypeError, ValueError, RecursionError) as error:

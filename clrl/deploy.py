@@ -22,6 +22,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from clrl.bundle import CONTRACT, GRAPH, Bundle, BundleError, read
+from clrl.envs.untrusted import line
 
 Array = NDArray[np.float32]
 Observation = ArrayLike | Mapping[str, ArrayLike]
@@ -179,7 +180,7 @@ class Policy:
             try:
                 self._session.run(None, entry.feed)  # now, not when a robot moves
             except Exception as error:  # onnxruntime has no common class of errors
-                problem = f"{GRAPH} has no skill {name!r}: {_line(error)}"
+                problem = f"{GRAPH} has no skill {name!r}: {line(error)}"
                 raise BundleError(bundle.path, problem) from None
         if [e["index"] for e in entries] != list(range(len(self._skills))):
             raise BundleError(bundle.path, f"{CONTRACT} is not valid: two skills share a head")
@@ -358,12 +359,8 @@ def _session(bundle: Bundle) -> onnxruntime.InferenceSession:
         if not all(isinstance(width, int) and 0 < width <= _WIDEST for width in widths):
             raise ValueError(f"its inputs and outputs have the widths {widths}")
     except Exception as error:  # onnxruntime has no common class of errors
-        raise BundleError(bundle.path, f"{GRAPH} cannot be run: {_line(error)}") from None
+        raise BundleError(bundle.path, f"{GRAPH} cannot be run: {line(error)}") from None
     return session
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _bounds(parts: Sequence[Mapping[str, Any]], beyond: float, key: str) -> Array:

@@ -41,27 +41,35 @@ class Position:
         Raises:
             ValueError: it is no position in that curriculum.
         """
-        skills, known = len(curriculum), {field.name: field.type for field in fields(Position)}
-        if not isinstance(saved, dict) or set(saved) - set(known):
+        known = {field.name for field in fields(Position)}
+        if not isinstance(saved, dict) or set(saved) - known:
             raise ValueError(f"{where}: its checkpoint says no position in the run")
         at = Position(**saved)
-        counts = [at.skill, at.start, *_numbers(at.ends), *_numbers(at.successes)]
-        counts += _numbers(at.diverged)
-        numbers = [*_numbers(at.returns), *_numbers(at.cost), *_numbers(at.curves)]
-        if not (
-            all(type(count) is int and count >= 0 for count in counts)
-            and all(isinstance(number, int | float) for number in numbers)
-            and isinstance(at.begun, bool)
-            and at.skill <= skills
-            and len(at.ends) == at.skill
-            and [len(row) for row in at.successes] == [skills] * (at.skill + 1)
-            and [len(row) for row in at.returns] == [skills] * (at.skill + 1)
-            and set(at.cost) == set(Position().cost)
-            and set(at.diverged) == set(Position().diverged)
-            and set(at.curves) <= set(curriculum.names)
-        ):
+        try:
+            fits = at._fits(curriculum)
+        except TypeError:
+            fits = False
+        if not fits:
             raise ValueError(f"{where}: its checkpoint's position is not one of this run")
         return at
+
+    def _fits(self, curriculum: Curriculum) -> bool:
+        skills = len(curriculum)
+        counts = [self.skill, self.start, *_numbers(self.ends), *_numbers(self.successes)]
+        counts += _numbers(self.diverged)
+        numbers = [*_numbers(self.returns), *_numbers(self.cost), *_numbers(self.curves)]
+        return (
+            all(type(count) is int and count >= 0 for count in counts)
+            and all(isinstance(number, int | float) for number in numbers)
+            and isinstance(self.begun, bool)
+            and self.skill <= skills
+            and len(self.ends) == self.skill
+            and [len(row) for row in self.successes] == [skills] * (self.skill + 1)
+            and [len(row) for row in self.returns] == [skills] * (self.skill + 1)
+            and set(self.cost) == set(Position().cost)
+            and set(self.diverged) == set(Position().diverged)
+            and set(self.curves) <= set(curriculum.names)
+        )
 
 
 def _numbers(nested: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from clrl import checkpoint
 from clrl.config import resolve
 from clrl.divergence import DivergenceGuard
 from clrl.envs.curriculum import Curriculum, make_curriculum
+from clrl.envs.untrusted import shown
 from clrl.eval.evaluator import Evaluator
 from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
 from clrl.position import Position
@@ -61,9 +62,9 @@ def train(
         FileExistsError: `out` exists.
         NumericalError: a number that is not finite; the last checkpoint is good.
     """
-    whole = isinstance(steps_per_skill, int)
+    whole = isinstance(steps_per_skill, int) and not isinstance(steps_per_skill, bool)
     if steps_per_skill is not None and not (whole and 1 <= steps_per_skill <= 10**12):
-        raise ValueError(f"steps per skill must be in [1, 10^12], got {steps_per_skill}")
+        raise ValueError(f"steps per skill must be in [1, 10^12], got {shown(steps_per_skill)}")
     made = make_curriculum(curriculum).under(horizon, success_rule)
     if steps_per_skill is not None:
         made = Curriculum(made.name, made.skills, steps_per_skill)

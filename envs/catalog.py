@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clrl.envs.untrusted import line
+
 if TYPE_CHECKING:
     from clrl.envs.curriculum import Task
 
@@ -56,7 +58,7 @@ def make_skill(key: str, /, **options: Any) -> "Task":
     try:
         skill: Task = kind(**options)
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"skill {key!r}: {error}") from None
+        raise ValueError(f"skill {key!r}: {line(error)}") from None
     if not hasattr(skill, "name"):
         raise ValueError(f"{key!r} is no skill: it has no name")
     return skill
@@ -70,7 +72,7 @@ def _load(path: str, key: str) -> Any:
     try:
         kind = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"skill {key!r} cannot be imported: {error}") from None
+        raise ValueError(f"skill {key!r} cannot be imported: {line(error)}") from None
     if not isinstance(kind, type):
         raise ValueError(f"{key!r} is no skill: it is no class")
     if missing := [name for name in ("spec", "vec_env") if not hasattr(kind, name)]:

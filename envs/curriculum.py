@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from clrl.envs.catalog import CURRICULA, SKILLS, make_skill
 from clrl.envs.padding import PaddedVecEnv
 from clrl.envs.skill import box
-from clrl.envs.untrusted import parse_json, read_bytes, shown
+from clrl.envs.untrusted import line, parse_json, read_bytes, shown
 
 _MOST_STEPS = 10**12
 _LONGEST = 200  # characters of a name
@@ -138,7 +138,7 @@ class Curriculum:
         if not isinstance(tables, list) or not tables or not all(map(_is_table, tables)):
             raise ValueError(f"{where} needs a list 'skills' of tables with an 'id'")
         if unknown := set(content) - {"name", "skills"}:
-            raise ValueError(f"{where} has unknown keys: {', '.join(sorted(unknown))}")
+            raise ValueError(f"{where} has unknown keys: {shown(sorted(unknown))[1:-1]}")
         skills, steps = [], []
         for table in tables:
             options: dict[str, Any] = dict(table)
@@ -242,7 +242,9 @@ def make_curriculum(spec: "str | Path | Sequence[str] | Curriculum") -> Curricul
                 f"({', '.join(SKILLS)}) or give a .toml or .json file"
             )
         return Curriculum(spec, spec.split(","))
-    return Curriculum("+".join(spec), list(spec))
+    if not isinstance(spec, list | tuple) or not spec:
+        raise ValueError(f"a curriculum is a name, a file or a list of skills, got {shown(spec)}")
+    return Curriculum("+".join(map(str, spec)), list(spec))
 
 
 def _from_file(path: Path) -> Curriculum:
@@ -253,7 +255,7 @@ def _from_file(path: Path) -> Curriculum:
     except FileNotFoundError:
         raise ValueError(f"curriculum file {path} does not exist") from None
     except (ValueError, RecursionError) as error:  # of TOML, JSON and UTF-8 alike
-        raise ValueError(f"curriculum file {path} is not valid {kind}: {error}") from None
+        raise ValueError(f"curriculum file {path} is not valid {kind}: {line(error)}") from None
     if isinstance(content, dict):
         content.setdefault("name", path.stem)
     return Curriculum.from_json(content, f"curriculum file {path}")
@@ -272,6 +274,8 @@ def _build(skills: Sequence[Task | str]) -> tuple[Task, ...]:
     turns: Counter[str] = Counter()
     for entry in skills:
         skill = make_skill(entry) if isinstance(entry, str) else entry
+        if not hasattr(skill, "name"):
+            raise ValueError(f"{shown(entry)} is no skill, nor the id of one")
         turns[skill.name] += 1
         if isinstance(entry, str) and (turn := turns[skill.name]) > 1:
             skill = make_skill(entry, name=f"{skill.name}-{turn}")

@@ -150,6 +150,11 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
+def line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())
+
+
 def shown(value: Any) -> str:
     """A value as a message has it: one line, not long."""
     text = "null" if value is None else " ".join(repr(value).split())
