@@ -333,7 +333,7 @@ class Continual(_Base):
             ValueError: `trust_pickle` is not given.
         """
         require_trust(path, trust_pickle)
-        return super().load(path, *args, **kwargs)  # type: ignore[misc]
+        return super().load(path, *args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_generator", "unread"]

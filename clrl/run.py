@@ -91,12 +91,8 @@ class Run:
             run = Run(path, config, curriculum)
         except ValueError as error:
             raise ValueError(f"{path / 'run.json'} is not valid: {error}") from None
-        given = parse_json(dumps(run.curriculum.to_json()))["skills"]
-        if curriculum is not None and given != config.curriculum.get("skills"):
-            raise ValueError(
-                f"{path} was trained on {shown(config.curriculum.get('skills'))}, and the "
-                f"curriculum given has {shown(given)}"
-            )
+        if curriculum is not None:
+            run.curriculum = _like(config, curriculum, path)
         return run
 
     @property
@@ -217,3 +213,16 @@ def _is_final(path: Path) -> bool:
     if not isinstance(final, bool):
         raise checkpoint.CheckpointError(path, f"its manifest calls it {shown(final)}, not final")
     return final
+
+
+def _like(config: Config, curriculum: Curriculum, path: Path) -> Curriculum:
+    """A curriculum that was given, with the budgets of the run it must be of."""
+    saved = config.curriculum["skills"]
+    budgets = [table["steps"] for table in saved]
+    now = parse_json(dumps(curriculum.to_json()))["skills"]
+    were, are = ([{**table, "steps": 0} for table in tables] for tables in (saved, now))
+    if were != are:
+        raise ValueError(
+            f"{path} was trained on {shown(saved)}, and the curriculum given has {shown(now)}"
+        )
+    return Curriculum(config.curriculum["name"], curriculum.skills, budgets)

@@ -85,7 +85,8 @@ class CpuWorld(World):
 
     def _sound(self) -> Tensor:
         """Copies within MuJoCo's own bound; a comparison with NaN is false."""
-        return self._moving.abs().amax(1) < mujoco.mjMAXVAL
+        sound: Tensor = self._moving.abs().amax(1) < mujoco.mjMAXVAL
+        return sound
 
     def reset(self, mask: Tensor | None = None) -> None:
         """See `World.reset`."""
