@@ -217,12 +217,15 @@ def _is_final(path: Path) -> bool:
 
 def _like(config: Config, curriculum: Curriculum, path: Path) -> Curriculum:
     """A curriculum that was given, with the budgets of the run it must be of."""
-    saved = config.curriculum["skills"]
-    budgets = [table["steps"] for table in saved]
+    try:
+        saved, name = config.curriculum["skills"], config.curriculum["name"]
+        budgets = [table["steps"] for table in saved]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path / 'run.json'} is not valid: it lacks {error}") from None
     now = parse_json(dumps(curriculum.to_json()))["skills"]
     were, are = ([{**table, "steps": 0} for table in tables] for tables in (saved, now))
     if were != are:
         raise ValueError(
             f"{path} was trained on {shown(saved)}, and the curriculum given has {shown(now)}"
         )
-    return Curriculum(config.curriculum["name"], curriculum.skills, budgets)
+    return Curriculum(name, curriculum.skills, budgets)

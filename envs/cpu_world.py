@@ -38,7 +38,7 @@ class CpuWorld(World):
         self._parameters: dict[str, Tensor] = {}
         self._state = torch.from_numpy(self._batch.state)
         self._rows = torch.zeros_like(self._state)  # before the latest step
-        self._warnings = torch.from_numpy(self._batch.warning)[..., 1]
+        self._warnings = torch.from_numpy(self._batch.warning)  # (n, kinds, info and count)
         self._moving = self._state[:, 1 : 1 + model.nq + model.nv]  # positions and velocities
         self.field("sensordata")  # bound before the first call, so that it is never stale
         self.reset()
@@ -70,9 +70,13 @@ class CpuWorld(World):
         except batch.SimulationError as error:
             failed = list(error.ids)
         # MuJoCo looks before each substep, and starts a bad copy anew without a word.
-        sound = self._sound() & (self._warnings.sum(1) == 0)
+        largest = float(self._moving.abs().max()) if self._moving.numel() else 0.0
+        if largest < mujoco.mjMAXVAL and not failed and not self._batch.warning.any():
+            self.diverged = None
+            return
+        sound = self._sound() & (self._warnings[..., 1].sum(1) == 0)
         sound[failed] = False
-        self.diverged = None if sound.all() else self._take_back(~sound)
+        self.diverged = self._take_back(~sound)
 
     def _take_back(self, diverged: Tensor) -> Tensor:
         self.before = torch.cat([self._rows, *(p.flatten(1) for p in self._parts()[1:])], dim=1)
@@ -85,7 +89,7 @@ class CpuWorld(World):
 
     def _sound(self) -> Tensor:
         """Copies within MuJoCo's own bound; a comparison with NaN is false."""
-        sound: Tensor = self._moving.abs().amax(1) < mujoco.mjMAXVAL
+        sound: Tensor = (self._moving.abs() < mujoco.mjMAXVAL).all(1)
         return sound
 
     def reset(self, mask: Tensor | None = None) -> None:

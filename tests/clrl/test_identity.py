@@ -82,7 +82,7 @@ def test_the_same_numbers_in_another_order_are_told_apart(
 
 def test_another_curriculum_is_told_from_this_one(copy: Path) -> None:
     other = Curriculum("other", ["arm-press", "arm-reach"])
-    with pytest.raises(ValueError, match="was trained on .*arm-reach.* given has .*arm-press"):
+    with pytest.raises(ValueError, match=r"was trained on .*arm-reach.* given has .*arm-press"):
         clrl.load(copy, other)
 
 
