@@ -7,7 +7,7 @@ SEED ?= 0
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: venv train test lint bench-gpu clean
+.PHONY: venv train test lint audit bench-gpu clean
 
 venv: $(VENV)/.ready
 
@@ -27,6 +27,11 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of the pinned versions; needs the network. Fails on what it cannot look up.
+audit: venv
+	$(PIP) pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 # On a machine with an NVIDIA GPU; writes benchmarks/gpu.json. See docs/gpu.md.
 bench-gpu: venv

@@ -1,5 +1,6 @@
 """Names of agents and protections, and how to build them; loads torch only when building."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib import import_module
@@ -47,12 +48,16 @@ def make_protection(name: str, **options: Any) -> "Protection":
     Raises:
         ValueError: nothing has that name, or it does not take those options.
     """
+    from clrl.agents.protection import Protection
+
     check_protections([name])
+    kind = _load(PROTECTIONS.get(name, name))
+    if not (isinstance(kind, type) and issubclass(kind, Protection)):  # a file may have named it
+        raise ValueError(f"{name!r} is no protection: it is no subclass of clrl.agents.Protection")
     try:
-        protection: Protection = _load(PROTECTIONS.get(name, name))(**options)
+        return kind(**options)
     except TypeError as error:
         raise ValueError(f"protection {name!r}: {error}") from None
-    return protection
 
 
 def make_agent(
@@ -108,14 +113,18 @@ def make_agent(
         agent.action_space = action_space
         agent.n_envs = worlds
         agent._setup_model()
-    except TypeError as error:
-        raise ValueError(f"agent {name!r}: {error}") from None
+    except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:
+        raise ValueError(f"agent {name!r}: {type(error).__name__}: {error}") from error
+    except (TypeError, RuntimeError, MemoryError) as error:
+        raise ValueError(f"agent {name!r}: {error or 'its options take more memory'}") from error
     return agent
 
 
 def _load(path: str) -> Any:
     module, _, attribute = path.partition(":")
+    if module.partition(".")[0] in sys.stdlib_module_names:  # nothing of ours is there
+        raise ValueError(f"{path!r} is of Python's own library, not a protection")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path!r} cannot be imported: {error}") from None

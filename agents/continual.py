@@ -16,18 +16,21 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from torch import Tensor, nn
 
+from clrl.agents import saved
 from clrl.agents.guard import (
     Guard,
     NumericalError,
     Unread,
     check_gradients,
+    check_losses,
+    check_memories,
     check_weights,
     message,
 )
 from clrl.agents.linear import speed_up
+from clrl.agents.pickled import require_trust
 from clrl.agents.plasticity import figures
 from clrl.agents.protection import Protection, add_gradient, asked_of_policy, in_order
-from clrl.agents.state import get_random, placed, set_random
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base
@@ -133,9 +136,14 @@ class Continual(_Base):
         self._protect("before_skill")
 
     def end_skill(self) -> None:
-        """Let the protections remember the skill, after its last update."""
+        """Let the protections remember the skill, after its last update.
+
+        Raises:
+            NumericalError: one of them remembers a number that is not finite.
+        """
         self._protect("after_skill")
         self.policy.remember(self.visited)
+        check_memories(self)
 
     @property
     def skill(self) -> int:
@@ -254,6 +262,7 @@ class Continual(_Base):
     def _stop_if_broken(self) -> None:
         if quantity := self.unread.read():
             raise NumericalError(message(self, quantity))
+        check_losses(self)
 
     def _protect(self, hook: str) -> None:
         start = time.perf_counter()
@@ -298,7 +307,7 @@ class Continual(_Base):
             "last_obs": self._last_obs,
             "last_episode_starts": self._last_episode_starts,
             "episodes": [list(self.ep_info_buffer or []), list(self.ep_success_buffer or [])],
-            "random": get_random(self.action_space, self.device),
+            "random": saved.get_random(self.action_space, self.device),
         }
 
     def load_train_state(self, state: dict[str, Any]) -> None:
@@ -307,34 +316,51 @@ class Continual(_Base):
         Raises:
             ValueError: the state is of an agent with other networks or protections.
         """
-        heads = max(1, len(state["plain"]["skills"]))
+        plain = saved.plain(state["plain"], _PLAIN)
+        heads = max(1, len(plain["skills"]))
         while self.policy.n_heads < heads:
             self.policy.add_head()
         self.policy_kwargs = self.policy_kwargs | {"n_heads": heads}
         self._start_afresh()
-        for name, value in state["plain"].items():
+        for name, value in plain.items():
             setattr(self, name, value)
-        self.policy.load_state_dict(state["policy"])
+        self.policy.load_state_dict(saved.finite(state["policy"]))
         self.policy.select(self.skill)
         for name, (optimizer, _) in self._optimizers().items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            saved.load_moments(optimizer, state["optimizers"][name])
         if len(state["protections"]) != len(self.protections):
             raise ValueError(
                 f"{len(state['protections'])} protections were saved, "
                 f"the agent has {len(self.protections)}"
             )
-        for protection, saved in zip(self.protections, state["protections"], strict=True):
-            protection.load_state_dict(placed(saved, self.device))
+        for protection, memory in zip(self.protections, state["protections"], strict=True):
+            protection.load_state_dict(saved.placed(memory, self.device))
         self._generator.set_state(state["generator"])
         self._last_obs = state["last_obs"]
         self._last_episode_starts = state["last_episode_starts"]
         self._init_episode_buffers(*state["episodes"])
-        set_random(state["random"], self.action_space, self.device)
+        saved.set_random(state["random"], self.action_space, self.device)
 
     def _init_episode_buffers(self, infos: list[Any], successes: list[Any]) -> None:
         size = self._stats_window_size
         self.ep_info_buffer = deque(infos, maxlen=size)
         self.ep_success_buffer = deque(successes, maxlen=size)
+
+    @classmethod
+    def load(cls, path: Any, *args: Any, trust_pickle: bool = False, **kwargs: Any) -> Any:
+        """SB3's `load`, which runs whatever the file tells it to.
+
+        Args:
+            path: A file that `save` wrote.
+            args: As SB3's `load`.
+            trust_pickle: That you trust whoever made the file.
+            kwargs: As SB3's `load`.
+
+        Raises:
+            ValueError: `trust_pickle` is not given.
+        """
+        require_trust(path, trust_pickle)
+        return super().load(path, *args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_generator", "unread"]

@@ -1,6 +1,7 @@
 """Stops training at the first number that is not finite, and says which."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 class NumericalError(RuntimeError):
-    """A NaN or an infinity in an observation, a reward, a loss or a weight."""
+    """A NaN or an infinity in an observation, an action, a reward, a loss or a weight."""
 
 
 class Unread:
@@ -52,6 +53,7 @@ class Guard(BaseCallback):
         self._check("observation", self.model._last_obs)
 
     def _on_step(self) -> bool:
+        self._check("action", self.locals["actions"])
         self._check("observation", self.locals["new_obs"])
         self._check("reward", self.locals["rewards"])
         return True
@@ -82,6 +84,29 @@ def check_weights(agent: Any, optimizer: torch.optim.Optimizer, name: str) -> No
     _check(agent, _parameters(optimizer), f"weight of the {name}")
 
 
+def check_statistics(agent: Any) -> None:
+    """The same for what observations of the skill at hand are normalised by."""
+    features = agent.policy.features
+    tensors = [features.mean[features.active], features.var[features.active]]
+    _check(agent, tensors, "statistic of the observations")
+
+
+def check_memories(agent: Any) -> None:
+    """Raise NumericalError where a protection remembers a number that is not finite."""
+    for protection in agent.protections:
+        floats = [t for t in _tensors(protection.state_dict()) if t.is_floating_point()]
+        if not all(t.isfinite().all() for t in floats):
+            raise NumericalError(message(agent, f"memory of {type(protection).__name__}"))
+
+
+def check_losses(agent: Any) -> None:
+    """Raise NumericalError where a loss that was logged is not finite."""
+    for name, value in agent.logger.name_to_value.items():
+        is_loss = name.startswith("train/") and "loss" in name
+        if is_loss and not math.isfinite(value):
+            raise NumericalError(message(agent, name.removeprefix("train/")))
+
+
 def message(agent: Any, quantity: str, when: str = "") -> str:
     """One line that names skill, quantity and step."""
     skill = f"skill {agent.skills[-1]!r}: " if agent.skills else ""
@@ -99,6 +124,14 @@ def _check(agent: Any, tensors: list[Tensor], quantity: str) -> None:
 def on_device(tensor: Tensor) -> bool:
     """Whether reading a number of it makes the host wait."""
     return tensor.device.type != "cpu"
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict | list | tuple):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(part)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

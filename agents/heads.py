@@ -14,6 +14,7 @@ from clrl.agents.features import SkillFeatures
 from clrl.agents.layer_norm import add_layer_norm
 from clrl.agents.masks import Masks
 from clrl.agents.memory import Memory, MemoryFeatures
+from clrl.agents.pickled import require_trust
 from clrl.agents.progressive import Grown, side_by_side, to_columns
 from clrl.agents.switch import Switch
 
@@ -63,6 +64,12 @@ class _MultiHead(nn.Module):
             "features_extractor_class": SkillFeatures,
             "features_extractor_kwargs": options,
         }
+
+    @classmethod
+    def load(cls, path: Any, device: Any = "auto", *, trust_pickle: bool = False) -> Any:
+        """SB3's, which runs whatever the file tells it to; ValueError without `trust_pickle`."""
+        require_trust(path, trust_pickle)
+        return super().load(path, device)  # type: ignore[misc]
 
     def add_head(self, like: int | None = None) -> None:
         """Make room for one more skill, which starts as another one is but for its exploration."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clrl.agents.actor_critic import ActorCritic
 from clrl.agents.continual import Continual
+from clrl.agents.guard import check_statistics
 from clrl.agents.heads import MultiHeadPPOPolicy
 from clrl.agents.protection import add_gradient
 from clrl.agents.rollout import collect
@@ -95,6 +96,7 @@ class ContinualPPO(Continual, PPO):
         else:
             super().train()
         self.policy.features.update(torch.as_tensor(self._experience(), device=self.device))
+        check_statistics(self)
         self.logger.record("train/std", self.policy.active_log_std.exp().mean().item())
         self._stop_if_broken()
 

@@ -83,10 +83,16 @@ class Reservoir:
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> "Reservoir":
-        """A reservoir as `state_dict` described it."""
-        reservoir = Reservoir(state["capacity"])
-        reservoir.seen = state["seen"]
+        """A reservoir as `state_dict` described it.
+
+        Raises:
+            ValueError: it holds fewer rows than it says.
+        """
+        reservoir = Reservoir(int(state["capacity"]))
+        reservoir.seen = int(state["seen"])
         reservoir.columns = dict(state["columns"])
+        if any(len(column) < len(reservoir) for column in reservoir.columns.values()):
+            raise ValueError("a reservoir holds fewer rows than it says")
         return reservoir
 
     @property

@@ -13,9 +13,12 @@ from torch import Tensor
 from clrl.agents import sac_update
 from clrl.agents.buffer import COLUMNS, TensorReplayBuffer, is_vector
 from clrl.agents.continual import Continual
+from clrl.agents.guard import check_statistics, check_weights
 from clrl.agents.heads import MultiHeadSACPolicy
+from clrl.agents.pickled import require_trust
 from clrl.agents.rehearsal import Rehearsal
 from clrl.agents.remembering import stacked
+from clrl.agents.saved import load_moments
 from clrl.agents.tensor_env import TensorEnv, tensor_env
 from clrl.agents.tensor_steps import collect as collect_tensors
 
@@ -58,6 +61,13 @@ class ContinualSAC(Continual, SAC):
         if self.replay_buffer_class is None and plain and is_vector(self.observation_space):
             self.replay_buffer_class = TensorReplayBuffer
         super()._setup_model()
+        self._guard_temperature()
+
+    def _guard_temperature(self) -> None:
+        if self.ent_coef_optimizer is not None:
+            self.ent_coef_optimizer.register_step_post_hook(
+                lambda optimizer, *_: check_weights(self, optimizer, "temperature")
+            )
 
     def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, str]]:
         return {
@@ -74,6 +84,7 @@ class ContinualSAC(Continual, SAC):
             with torch.no_grad():
                 self.log_ent_coef.fill_(float(np.log(float(initial))))
             self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+            self._guard_temperature()
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
@@ -113,6 +124,7 @@ class ContinualSAC(Continual, SAC):
             rollout = super().collect_rollouts(env, **kwargs)
         if rollout.continue_training:
             self.policy.features.update(self.fresh()["observation"].to(self.device))
+            check_statistics(self)
             self._protect("collect")
         return rollout
 
@@ -205,15 +217,30 @@ class ContinualSAC(Continual, SAC):
     def load_train_state(self, state: dict[str, Any]) -> None:
         """As for every agent, with the temperature and the replay buffer, if it was saved."""
         super().load_train_state(state)
-        buffer: Any = self.replay_buffer
-        for name, saved in state.get("buffer", {}).items():
-            column = torch.as_tensor(getattr(buffer, name))  # shares an array's memory
-            column[: len(saved)] = torch.as_tensor(saved)
-        buffer.pos, buffer.full = state.get("buffer_at", (0, False))
+        if "buffer" in state:
+            self._load_experience(state)
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             with torch.no_grad():
                 self.log_ent_coef.copy_(state["log_ent_coef"])
-            self.ent_coef_optimizer.load_state_dict(state["ent_coef_optimizer"])
+            load_moments(self.ent_coef_optimizer, state["ent_coef_optimizer"])
+
+    def load_replay_buffer(self, path: Any, *args: Any, trust_pickle: bool = False) -> None:
+        """SB3's, which runs whatever the file tells it to; see `load`."""
+        require_trust(path, trust_pickle)
+        super().load_replay_buffer(path, *args)
+
+    def _load_experience(self, state: dict[str, Any]) -> None:
+        buffer: Any = self.replay_buffer
+        position, full = state["buffer_at"]
+        rows = buffer.buffer_size if full else position
+        if not 0 <= position < buffer.buffer_size:
+            raise ValueError(f"position {position!r} of {buffer.buffer_size} in the replay buffer")
+        for name in COLUMNS:
+            column, into = torch.as_tensor(state["buffer"][name]), getattr(buffer, name)
+            if column.shape != (rows, *into.shape[1:]):
+                raise ValueError(f"{name} of the replay buffer have another shape")
+            torch.as_tensor(into)[:rows] = column  # shares an array's memory
+        buffer.pos, buffer.full = int(position), bool(full)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_fresh_from"]

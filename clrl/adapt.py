@@ -175,7 +175,7 @@ def _inherit(base: Run, finals: list[Path], made: Run) -> None:
     )
     column = []
     for final in finals:
-        state, info = checkpoint.read(final)
+        state, info = base.read(final), checkpoint.info(final)
         agent = base.build(state["agent"])
         column.append(evaluator.score(performer(made, agent, name), name, seed=EVAL_SEED))
         rows = (state["position"][key] for key in ("successes", "returns"))

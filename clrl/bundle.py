@@ -11,14 +11,13 @@
 Reading one needs the standard library only, and never more memory than its limits allow.
 """
 
-import json
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clrl import sealed
+from clrl.envs.untrusted import parse_json
 from clrl.sealed import MANIFEST
 from clrl.wire import check_graph, check_tensors
 
@@ -66,7 +65,7 @@ def read(path: str | Path) -> Bundle:
     if not path.is_dir():
         raise BundleError(path, "there is no such folder")
     try:
-        manifest = sealed.read_manifest(_read(path, MANIFEST, _MANIFEST_LIMIT))
+        manifest = sealed.read_manifest(sealed.read_file(path, MANIFEST, _MANIFEST_LIMIT))
         if manifest is None:
             raise ValueError(f"{MANIFEST} does not match its sha256")
         sums = manifest.get("files")
@@ -74,11 +73,11 @@ def read(path: str | Path) -> Bundle:
             raise ValueError(f"{MANIFEST} is not of format {FORMAT}")
         _same_names(set(sums), set(FILES), MANIFEST)
         _same_names({entry.name for entry in os.scandir(path)}, {*FILES, MANIFEST}, "the folder")
-        files = {name: _verified(path, name, sums[name]) for name in FILES}
+        files = {name: sealed.verified(path, name, sums[name], _LIMITS[name]) for name in FILES}
         for name in (GRAPH, LEAPP_GRAPH):
             check_graph(files[name], name)
-        check_tensors(files[WEIGHTS], WEIGHTS)
-        return Bundle(path, _contract(files[CONTRACT]), files)
+        check_tensors(files[WEIGHTS], WEIGHTS, dtype="F32")
+        return Bundle(path, _contract(files), files)
     except ValueError as error:
         raise BundleError(path, str(error)) from None
 
@@ -86,18 +85,21 @@ def read(path: str | Path) -> Bundle:
 def parse(data: bytes, name: str) -> dict[str, Any]:
     """A JSON object; ValueError that names the file where it is none."""
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
-        content = None
+        content = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{name} is not a JSON object")
     return content
 
 
-def _contract(data: bytes) -> dict[str, Any]:
-    contract = parse(data, CONTRACT)
+def _contract(files: dict[str, bytes]) -> dict[str, Any]:
+    contract = parse(files[CONTRACT], CONTRACT)
     if contract.get("format") != FORMAT or not isinstance(contract.get("skills"), list):
         raise ValueError(f"{CONTRACT} is not of format {FORMAT}")
+    others = {n: sealed.summed(data)["sha256"] for n, data in files.items() if n != CONTRACT}
+    if contract.get("sha256") != others:  # so that files of two bundles never mix
+        raise ValueError(f"{CONTRACT} was not written for these files")
     return contract
 
 
@@ -106,26 +108,3 @@ def _same_names(found: set[str], wanted: set[str], where: str) -> None:
         raise ValueError(f"{min(missing)} is missing in {where}")
     if extra := found - wanted:
         raise ValueError(f"{min(extra)!r} does not belong in {where}")
-
-
-def _verified(path: Path, name: str, entry: Any) -> bytes:
-    data = _read(path, name, _LIMITS[name])
-    if entry != sealed.summed(data):
-        raise ValueError(f"{name} does not match its sha256")
-    return data
-
-
-def _read(path: Path, name: str, limit: int) -> bytes:
-    """A plain file of at most `limit` bytes; no link leads out of the folder."""
-    file = path / name
-    try:
-        info = file.lstat()
-    except FileNotFoundError:
-        raise ValueError(f"{name} is missing") from None
-    if not stat.S_ISREG(info.st_mode):
-        raise ValueError(f"{name} is not a plain file")
-    with open(file, "rb") as opened:
-        data = opened.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"{name} is larger than {limit:,} bytes")
-    return data

@@ -19,12 +19,17 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from clrl import sealed
+from clrl.envs.untrusted import line, parse_json
 from clrl.packing import pack, unpack
 from clrl.sealed import MANIFEST
 from clrl.tensor_file import tensor_parts
+from clrl.wire import check_tensors
 
 FORMAT = 1
 TENSORS, STATE = "state.safetensors", "state.json"
+# A replay buffer of a million transitions has a few gigabytes.
+_LIMITS = {MANIFEST: 2**20, STATE: 64 * 2**20, TENSORS: 32 * 2**30}
+_HEADER = 16 * 2**20
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,14 +81,17 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
         OSError: A file cannot be read.
     """
     manifest = _manifest(path)
-    tensors = _verified(path, TENSORS, manifest)
+    data = _verified(path, TENSORS, manifest)
     packed = _verified(path, STATE, manifest)
     try:
-        state = unpack(json.loads(packed), safetensors.torch.load(tensors))
-    except SafetensorError as error:
-        raise CheckpointError(path, f"{TENSORS} is not valid: {_line(error)}") from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(path, f"{STATE} is not valid: {_line(error)}") from None
+        check_tensors(data, TENSORS, limit=_HEADER)
+        tensors = safetensors.torch.load(data)
+    except (ValueError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(path, f"{TENSORS} is not valid: {line(error)}") from None
+    try:
+        state = unpack(parse_json(packed), tensors)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(path, f"{STATE} is not valid: {line(error)}") from None
     if not isinstance(state, dict):
         raise CheckpointError(path, f"{STATE} is not valid: it is no dictionary")
     return state, manifest["info"]
@@ -158,9 +166,10 @@ def recover(folder: Path) -> Path | None:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    data = _read_file(path, MANIFEST)
+    if path.is_symlink():
+        raise CheckpointError(path, "it is a link")
     try:
-        manifest = sealed.read_manifest(data)
+        manifest = sealed.read_manifest(sealed.read_file(path, MANIFEST, _LIMITS[MANIFEST]))
     except ValueError as error:
         raise CheckpointError(path, str(error)) from None
     if manifest is None:
@@ -169,25 +178,17 @@ def _manifest(path: Path) -> dict[str, Any]:
         problem = f"{MANIFEST} has format {manifest.get('format')!r}, not {FORMAT}"
         raise CheckpointError(path, problem)
     files = manifest.get("files")
-    if not isinstance(files, dict) or files.keys() != {TENSORS, STATE} or "info" not in manifest:
+    is_known = isinstance(files, dict) and files.keys() == {TENSORS, STATE}
+    if not is_known or not isinstance(manifest.get("info"), dict):
         raise CheckpointError(path, f"{MANIFEST} has other entries than format {FORMAT}")
     return manifest
 
 
 def _verified(path: Path, file: str, manifest: Mapping[str, Any]) -> bytes:
     # These very bytes are decoded afterwards, so nothing can change between check and use.
-    data = _read_file(path, file)
-    if manifest["files"][file] != sealed.summed(data):
-        raise CheckpointError(path, f"{file} does not match its sha256")
-    return data
-
-
-def _read_file(path: Path, file: str) -> bytes:
     try:
-        return (path / file).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise CheckpointError(path, f"{file} is missing") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        return sealed.verified(path, file, manifest["files"][file], _LIMITS[file])
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from None
+    except MemoryError:
+        raise CheckpointError(path, f"{file} does not fit into memory") from None

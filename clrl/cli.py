@@ -133,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
         "clrl resume runs/arm3-1",
     )
     resume.add_argument("run", help="the run's directory")
+    resume.add_argument(
+        "--allow-versions",
+        action="store_true",
+        help="go on with other versions of MuJoCo, torch and so on than it began with",
+    )
 
     adapt = _add(
         menu,

@@ -42,7 +42,8 @@ def resume(options: argparse.Namespace) -> None:
     """Go on with a run."""
     from clrl.trainer import resume
 
-    _conclude(resume(options.run, quiet=options.json), options.json)
+    run = resume(options.run, quiet=options.json, allow_versions=options.allow_versions)
+    _conclude(run, options.json)
 
 
 def adapt(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import clrl
+from clrl.envs.untrusted import shown
 
 # Settings of the learners on batched worlds; the rest is Stable-Baselines3's default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -41,6 +42,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Worlds from which "auto" takes a GPU that is there. Not measured yet: `make bench-gpu` tells.
 BREAK_EVEN = 2048
+
+_LARGEST, _WIDEST = 10**9, 2**14  # of whole numbers among options, and of a network's
+_TAKEN = frozenset(
+    ("name", "policy", "env", "observation_space", "action_space", "protect", "seed", "device")
+) | {"_init_setup_model", "worlds"}
 
 DEFAULT_PROTECT = ("ewc", "distill", "replay")
 
@@ -92,7 +98,24 @@ class Config:
                 raise ValueError(f"{name} must be <= 2^31, got {value}")
         seconds = self.checkpoint_seconds
         if not isinstance(seconds, int | float) or not 0.0 <= seconds < math.inf:
-            raise ValueError(f"checkpoint_seconds must be a number >= 0, got {seconds!r}")
+            raise ValueError(f"checkpoint_seconds must be a number >= 0, got {shown(seconds)}")
+        if self.agent not in PRESETS:
+            raise ValueError(f"unknown agent {shown(self.agent)}; choose from {', '.join(PRESETS)}")
+        if not isinstance(self.curriculum, dict):
+            raise ValueError("curriculum must be a table")
+        if not isinstance(self.device, str):
+            raise ValueError(f"device must be a name, got {shown(self.device)}")
+        tables = {"protect": self.protect, "options": self.options}
+        if isinstance(self.protect, dict):
+            tables |= {f"protect {name!r}": chosen for name, chosen in self.protect.items()}
+        for name, table in tables.items():
+            if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
+                raise ValueError(f"{name} must be a table of options, got {shown(table)}")
+        if taken := _TAKEN & set(self.options):
+            raise ValueError(f"options must not hold {min(taken)!r}, which a run decides")
+        _check_sizes("options", self.options, _LARGEST)
+        _check_sizes("policy_kwargs", self.options.get("policy_kwargs"), _WIDEST)
+        _check_sizes("protect", self.protect, _LARGEST)
 
     @property
     def methods(self) -> list[str]:
@@ -113,9 +136,11 @@ class Config:
         if not isinstance(content, dict) or content.get("schema") != 1:
             raise ValueError(f"{where} is not a run of schema 1")
         fields = {k: v for k, v in content.items() if k not in ("schema", "versions")}
+        if unknown := fields.keys() - Config.__dataclass_fields__.keys():
+            raise ValueError(f"{where}: {shown(min(unknown))} is no setting of a run")
         try:
             return Config(**fields)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{where}: {error}") from None
 
 
@@ -167,6 +192,15 @@ def resolve(
         options={**preset["options"], **rest, "policy_kwargs": policy},
     )
     return replace(config, **own) if own else config
+
+
+def _check_sizes(where: str, value: Any, most: int) -> None:
+    """Bound every whole number among options, so that a file cannot ask for endless memory."""
+    if isinstance(value, int) and abs(value) > most:
+        raise ValueError(f"{where}: whole numbers must be <= {most:,}, got {shown(value)}")
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_sizes(where, part, most)
 
 
 def resolve_device(device: str, batch: int) -> str:

@@ -22,12 +22,14 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from clrl.bundle import CONTRACT, GRAPH, Bundle, BundleError, read
+from clrl.envs.untrusted import line
 
 Array = NDArray[np.float32]
 Observation = ArrayLike | Mapping[str, ArrayLike]
 
 _LOG = logging.getLogger(__name__)
 _LARGEST = float(np.finfo(np.float32).max)
+_WIDEST = 2**16  # elements of an observation or an action
 
 
 class ObservationError(RuntimeError):
@@ -178,8 +180,10 @@ class Policy:
             try:
                 self._session.run(None, entry.feed)  # now, not when a robot moves
             except Exception as error:  # onnxruntime has no common class of errors
-                problem = f"{GRAPH} has no skill {name!r}: {_line(error)}"
+                problem = f"{GRAPH} has no skill {name!r}: {line(error)}"
                 raise BundleError(bundle.path, problem) from None
+        if [e["index"] for e in entries] != list(range(len(self._skills))):
+            raise BundleError(bundle.path, f"{CONTRACT} is not valid: two skills share a head")
         self._slew = self._checked_slew()
         self.reset()
 
@@ -351,13 +355,12 @@ def _session(bundle: Bundle) -> onnxruntime.InferenceSession:
         names = [x.name for x in (*session.get_inputs(), *session.get_outputs())]
         if names != ["observation", "skill", "action"]:
             raise ValueError(f"its inputs and outputs are {', '.join(names)}")
+        widths = [x.shape[1] for x in (session.get_inputs()[0], session.get_outputs()[0])]
+        if not all(isinstance(width, int) and 0 < width <= _WIDEST for width in widths):
+            raise ValueError(f"its inputs and outputs have the widths {widths}")
     except Exception as error:  # onnxruntime has no common class of errors
-        raise BundleError(bundle.path, f"{GRAPH} cannot be run: {_line(error)}") from None
+        raise BundleError(bundle.path, f"{GRAPH} cannot be run: {line(error)}") from None
     return session
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _bounds(parts: Sequence[Mapping[str, Any]], beyond: float, key: str) -> Array:

@@ -3,10 +3,10 @@
 import time
 from typing import Any
 
-from clrl import checkpoint
 from clrl.config import versions
 from clrl.eval.evaluator import Evaluator, Score
 from clrl.eval.retention import Retention
+from clrl.position import Position
 from clrl.run import Run
 
 EVAL_SEED = 1000  # of the episodes' starts, the same for every run
@@ -37,6 +37,7 @@ def evaluate_run(
         ValueError: a checkpoint at the end of a skill is missing or broken.
     """
     start = time.perf_counter()
+    trained = run
     run = Run(run.path, run.config, run.curriculum.under(horizon, success_rule))
     rows: list[list[Score]] = []
     finals = run.finals()
@@ -49,14 +50,14 @@ def evaluate_run(
         run.curriculum, episodes=episodes, threads=run.config.threads, device=device
     )
     for path in finals:
-        state, _ = checkpoint.read(path)
+        state = trained.read(path)
         agent = run.build(state["agent"])
         rows.append(measure_row(run, evaluator, agent, seed))
         if not quiet:
             pairs = zip(run.curriculum.names, rows[-1], strict=True)
             print(f"{path.name}:", *(f"{name} {score.rate:.0%}" for name, score in pairs))
     evaluator.close()
-    cost = measure_cost(agent) | state["position"]["cost"]
+    cost = measure_cost(agent) | Position.of(state["position"], run.curriculum, str(path)).cost
     cost["eval_seconds"] = time.perf_counter() - start
     successes = [[int(score.success.sum()) for score in row] for row in rows]
     returns = [[float(score.returns.mean()) for score in row] for row in rows]

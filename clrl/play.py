@@ -30,7 +30,7 @@ def play(path: Path, skill: str | None = None, episodes: int = 3) -> list[Path]:
         agent.skill_index(name)  # refuses before anything is filmed
         if not hasattr(run.curriculum[name], "model"):
             raise ValueError(f"skill {name!r} is a Gymnasium environment; film it with its own")
-    targets = [run.path / "videos" / f"{name}.mp4" for name in names]
+    targets = [run.path / "videos" / f"{name.replace('/', '-')}.mp4" for name in names]
     for name, target in zip(names, targets, strict=True):
         film(run, agent, [name], episodes, target)
     return targets

@@ -14,9 +14,11 @@ from rich.progress import Progress as Bar
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, make_output_format
 
+from clrl.envs.untrusted import read_bytes
 from clrl.sealed import TEMPORARY
 
 STEP = "time/total_timesteps"
+_LOG_LIMIT = 2**28
 
 
 class Progress:
@@ -113,12 +115,19 @@ def make_logger(path: Path, step: int) -> Logger:
 
 
 def _rows_until(file: Path, step: int) -> list[dict[str, Any]]:
-    """Rows of a log up to a step; what came later was not saved and is done again."""
-    if not file.exists():
+    """Rows of a log up to a step; what came later was not saved and is done again.
+
+    Raises:
+        ValueError: it is no log.
+    """
+    try:
+        text = read_bytes(file, _LOG_LIMIT).decode(errors="replace").replace("\0", "")
+        read = csv.DictReader(text.splitlines())  # with whatever a crash may have left
+        rows = [{k: v for k, v in row.items() if k and v} for row in read]
+    except FileNotFoundError:
         return []
-    with file.open(newline="", errors="replace") as text:
-        lines = (line.replace("\0", "") for line in text)  # as a crash may leave them
-        rows = [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(lines)]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{file}: {error}; it is only a log: move it away") from None
     return [row for row in rows if _step(row) <= step]
 
 

@@ -1,17 +1,27 @@
 """A run: the directory that holds everything one training did."""
 
 import errno
-import json
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clrl import checkpoint, sealed
+from clrl import checkpoint, identity, sealed
 from clrl.agents.catalog import make_agent
+from clrl.agents.pickled import PICKLED
 from clrl.config import Config, dumps
 from clrl.envs.curriculum import Curriculum
+from clrl.envs.untrusted import SMALL, check_tree, parse_json, shown
 from clrl.eval.retention import Retention
+
+_LOG = logging.getLogger(__name__)
+
+MISFITS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What a saved state raises in an agent or in worlds that it is not of."""
 
 
 class Run:
@@ -71,14 +81,20 @@ class Run:
             ValueError: there is no run, or `run.json` is broken.
         """
         path = Path(path)
-        file = path / "run.json"
-        if not file.is_file():
+        if path.suffix == ".zip" and path.is_file():
+            raise ValueError(f"{path} is a file of Stable-Baselines3, not a run: {PICKLED}")
+        if not (path / "run.json").exists():
             raise ValueError(f"{path} is not a run: it has no run.json")
+        check_tree(path)
+        data = sealed.read_file(path, "run.json", SMALL)
         try:
-            content = json.loads(file.read_text())
+            config = Config.from_json(parse_json(data), "it")
+            run = Run(path, config, curriculum)
         except ValueError as error:
-            raise ValueError(f"{file} is not valid JSON: {error}") from None
-        return Run(path, Config.from_json(content, str(file)), curriculum)
+            raise ValueError(f"{path / 'run.json'} is not valid: {error}") from None
+        if curriculum is not None:
+            run.curriculum = _like(config, curriculum, path)
+        return run
 
     @property
     def checkpoints(self) -> Path:
@@ -95,7 +111,8 @@ class Run:
         try:
             if not (self.path / "run.json").is_file():  # or an empty mount point would be filled
                 raise FileNotFoundError(errno.ENOENT, "the run's directory is gone")
-            checkpoint.write(path, state, info)
+            said = info | {"identity": identity.identity(self.config, self.curriculum)}
+            checkpoint.write(path, state, said)
         except OSError as error:
             raise OSError(
                 f"checkpoint {path} was not written: {error.strerror or error}; earlier ones are "
@@ -118,7 +135,7 @@ class Run:
         found = []
         for path in checkpoint.steps(self.checkpoints):
             try:
-                if checkpoint.info(path)["final"]:
+                if _is_final(path):
                     found.append(path)
             except checkpoint.CheckpointError:
                 if path.exists():  # training may have dropped it meanwhile
@@ -151,7 +168,7 @@ class Run:
         passing = []
         for path in checkpoint.steps(self.checkpoints):
             with suppress(checkpoint.CheckpointError):
-                if not checkpoint.info(path)["final"]:
+                if not _is_final(path):
                     passing.append(path)
         return passing
 
@@ -164,8 +181,34 @@ class Run:
         path = path or checkpoint.newest_valid(self.checkpoints)
         if path is None:
             raise ValueError(f"{self.path} has no valid checkpoint")
-        state, _ = checkpoint.read(path)
-        return self.build(state["agent"])
+        return self.build(self.read(path)["agent"])
+
+    def read(self, path: Path, *, exact: bool = False) -> dict[str, Any]:
+        """The state in a checkpoint of this run.
+
+        Args:
+            path: The checkpoint.
+            exact: Refuse one that was made with other versions, which go on differently; otherwise
+                they are told.
+
+        Raises:
+            ValueError: it cannot be read, or is of something else than this run.
+        """
+        state, info = checkpoint.read(path)
+        try:
+            found, heads = info.get("identity"), state["agent"]["plain"]["skills"]
+            identity.check(found, self.config, self.curriculum, f"checkpoint {path}")
+            identity.check_heads(heads, self.curriculum, f"checkpoint {path}")
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"checkpoint {path} does not fit: {error!r}") from None
+        if (differ := identity.other_versions(found)) and exact:
+            raise ValueError(
+                f"checkpoint {path} was {differ}; a resumed run would differ: install those, or "
+                f"`clrl resume {self.path} --allow-versions`"
+            )
+        if differ:
+            _LOG.warning("checkpoint %s was %s", path, differ)
+        return state
 
     def build(self, state: dict[str, Any] | None = None) -> Any:
         """An agent as configured, with the state of a checkpoint if one is given."""
@@ -183,11 +226,52 @@ class Run:
         if state is not None:
             try:
                 agent.load_train_state(state)
-            except (KeyError, RuntimeError, TypeError, ValueError) as error:
-                reason = " ".join(str(error).split())
-                raise ValueError(f"{self.path}: its checkpoint does not fit: {reason}") from None
+            except MISFITS as error:
+                raise ValueError(
+                    f"{self.path}: its checkpoint does not fit: {str(error)[:300]}"
+                ) from error
         return agent
 
     def retention(self) -> Retention:
-        """The result in `retention.json`."""
-        return Retention.load(self.path / "retention.json")
+        """The result in `retention.json`.
+
+        Raises:
+            ValueError: it is damaged, or of another run; one line that names both.
+        """
+        file = self.path / "retention.json"
+        result = Retention.load(file)
+        pairs = {
+            "curriculum": (result.curriculum, self.curriculum.name),
+            "skills": (list(result.skills), self.curriculum.names),
+            "agent": (result.agent, self.config.agent),
+            "protections": (list(result.protections), list(self.config.protect)),
+            "seed": (result.seed, self.config.seed),
+        }
+        for key, (was, now) in pairs.items():
+            if was != now:
+                raise ValueError(f"{file} has the {key} {was!r}, and run.json has {now!r}")
+        return result
+
+
+def _is_final(path: Path) -> bool:
+    """Whether a checkpoint is one before training or at the end of a skill."""
+    final = checkpoint.info(path).get("final")
+    if not isinstance(final, bool):
+        raise checkpoint.CheckpointError(path, f"its manifest calls it {shown(final)}, not final")
+    return final
+
+
+def _like(config: Config, curriculum: Curriculum, path: Path) -> Curriculum:
+    """A curriculum that was given, with the budgets of the run it must be of."""
+    try:
+        saved, name = config.curriculum["skills"], config.curriculum["name"]
+        budgets = [table["steps"] for table in saved]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path / 'run.json'} is not valid: it lacks {error}") from None
+    now = parse_json(dumps(curriculum.to_json()))["skills"]
+    were, are = ([{**table, "steps": 0} for table in tables] for tables in (saved, now))
+    if were != are:
+        raise ValueError(
+            f"{path} was trained on {shown(saved)}, and the curriculum given has {shown(now)}"
+        )
+    return Curriculum(name, curriculum.skills, budgets)

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clrl.envs.untrusted import parse_json, read_bytes
+
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
 
@@ -89,12 +91,35 @@ def read_manifest(data: bytes) -> dict[str, Any] | None:
         ValueError: it is no manifest.
     """
     try:
-        manifest: dict[str, Any] = json.loads(data)
+        manifest: dict[str, Any] = parse_json(data)
         digest = manifest.pop("sha256", None)
         is_intact = seal(manifest) == data
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError):
         raise ValueError(f"{MANIFEST} is not valid") from None
     return manifest if digest is not None and is_intact else None
+
+
+def read_file(folder: Path, name: str, limit: int) -> bytes:
+    """A plain file of a folder, of at most `limit` bytes.
+
+    Raises:
+        ValueError: it is missing, or no such file; one line that begins with its name.
+        OSError: it cannot be read.
+    """
+    try:
+        return read_bytes(folder / name, limit)
+    except FileNotFoundError:
+        raise ValueError(f"{name} is missing") from None
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def verified(folder: Path, name: str, entry: Any, limit: int) -> bytes:
+    """The same, if its size and sha256 are those of its entry in the manifest."""
+    data = read_file(folder, name, limit)
+    if entry != summed(data):
+        raise ValueError(f"{name} does not match its sha256")
+    return data
 
 
 def summed(data: bytes) -> dict[str, Any]:

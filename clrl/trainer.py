@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +10,23 @@ import torch
 
 from clrl import checkpoint
 from clrl.config import resolve
+from clrl.divergence import DivergenceGuard
 from clrl.envs.curriculum import Curriculum, make_curriculum
 from clrl.envs.side_by_side import SideBySide
+from clrl.envs.untrusted import shown
 from clrl.eval.evaluator import Evaluator
 from clrl.interrupt import Interrupted, Interruptible
 from clrl.lock import lock
 from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
+from clrl.position import Position
 from clrl.progress import STEP, Progress, make_logger
-from clrl.run import Run
+from clrl.run import MISFITS, Run
 from clrl.schedule import Stage, stages
 
 _PROBES = 8  # looks at all skills so far while one is trained, for the learning curves
 _PROBE_EPISODES = 32
 _GROUPS = 8  # of worlds on a device, each at its own phase of an episode: a reset costs a forward
 _SHARE = 0.02  # of the time that checkpoints may take, on a disk however slow
-
-
-@dataclass
-class Position:
-    """How far a run is; what a checkpoint holds beside the agent and the worlds.
-
-    Attributes:
-        skill: Index of the stage being trained, or next: the skill, where they come in turn.
-        begun: Whether its training has started.
-        start: Environment steps before it.
-        ends: Environment steps at the end of each stage so far.
-        successes: Episodes that succeeded, rows of the matrix so far.
-        returns: Rows of the return matrix so far.
-        curves: Success over steps, by skill.
-        cost: Seconds spent so far, by kind.
-    """
-
-    skill: int = 0
-    begun: bool = False
-    start: int = 0
-    ends: list[int] = field(default_factory=list)
-    successes: list[list[int]] = field(default_factory=list)
-    returns: list[list[float]] = field(default_factory=list)
-    curves: dict[str, list[list[float]]] = field(default_factory=dict)
-    cost: dict[str, float] = field(
-        default_factory=lambda: {"wall_seconds": 0.0, "train_seconds": 0.0, "eval_seconds": 0.0}
-    )
 
 
 def train(
@@ -137,9 +113,9 @@ def prepare(
     `Run.create` writes it, and `resume` trains it from there as `train` does, whose arguments and
     errors these are.
     """
-    whole = isinstance(steps_per_skill, int)
+    whole = isinstance(steps_per_skill, int) and not isinstance(steps_per_skill, bool)
     if steps_per_skill is not None and not (whole and 1 <= steps_per_skill <= 10**12):
-        raise ValueError(f"steps per skill must be in [1, 10^12], got {steps_per_skill}")
+        raise ValueError(f"steps per skill must be in [1, 10^12], got {shown(steps_per_skill)}")
     made = make_curriculum(curriculum).under(horizon, success_rule)
     if memory is not None:
         made = _recalling(made, memory)
@@ -172,30 +148,40 @@ def _recalling(curriculum: Curriculum, rows: int) -> Curriculum:
     return curriculum.under(recall=rows)
 
 
-def resume(path: str | Path, curriculum: Curriculum | None = None, *, quiet: bool = False) -> Run:
+def resume(
+    path: str | Path,
+    curriculum: Curriculum | None = None,
+    *,
+    quiet: bool = False,
+    allow_versions: bool = False,
+) -> Run:
     """Go on with a run exactly where its newest valid checkpoint stands.
 
     Args:
         path: The run's directory.
         curriculum: Its curriculum, where its skills cannot be built from their ids.
         quiet: Print nothing.
+        allow_versions: Go on although MuJoCo, torch or others have other versions than before, by
+            which the run comes to differ from an undisturbed one.
 
     Raises:
         BlockingIOError: another process trains there.
-        ValueError: there is no run, or it is broken.
+        ValueError: there is no run, it is broken, or versions differ.
     """
-    return _finish(Run.open(path, curriculum), quiet)
+    return _finish(Run.open(path, curriculum), quiet, allow_versions)
 
 
-def _finish(run: Run, quiet: bool) -> Run:
+def _finish(run: Run, quiet: bool, allow_versions: bool = False) -> Run:
     with lock(run.path), Interruptible() as interruptible:
-        return _Trainer(run, quiet, interruptible).finish()
+        return _Trainer(run, quiet, interruptible, allow_versions).finish()
 
 
 class _Trainer:
     """Drives a run from where it stands to its end."""
 
-    def __init__(self, run: Run, quiet: bool, interruptible: Interruptible) -> None:
+    def __init__(
+        self, run: Run, quiet: bool, interruptible: Interruptible, allow_versions: bool
+    ) -> None:
         torch.set_num_threads(1)  # networks are small; the cores belong to the physics
         self.run = run
         self.curriculum = run.curriculum
@@ -207,11 +193,11 @@ class _Trainer:
         newest = checkpoint.recover(run.checkpoints)
         if newest is None and checkpoint.steps(run.checkpoints):
             raise ValueError(f"{run.path} has no valid checkpoint left; train anew")
-        state = checkpoint.read(newest)[0] if newest else None
+        state = run.read(newest, exact=not allow_versions) if newest else None
         self.agent = run.build(state["agent"] if state else None)
         if state:
-            self.position = Position(**state["position"])
-        self._env_state = state["env"] if state else None
+            self.position = Position.of(state.get("position"), self.curriculum, str(run.path))
+        self._env_state = state.get("env") if state else None
         self.agent.set_logger(make_logger(run.path, self.agent.num_timesteps))
         where: Any = {"threads": run.config.threads, "device": run.config.device}
         self._prober = Evaluator(self.curriculum, episodes=_PROBE_EPISODES, **where)
@@ -249,7 +235,7 @@ class _Trainer:
         env = self._env(stage)
         if at.begun:
             self.agent.set_env(env, force_reset=False)
-            env.set_state(self._env_state)
+            self._restore(env)
         else:
             at.begun = True
             at.start = self.agent.num_timesteps if stage.start is None else stage.start
@@ -257,9 +243,10 @@ class _Trainer:
             for name in stage.begun:
                 self.agent.begin_skill(name, steps=stage.budget, like=self.run.like(name))
         end = at.start + stage.steps
+        guards = self._guards(stage, env)
         while self.agent.num_timesteps < end:
             watch = progress.watch(stage.name, lambda: self._pause(env))
-            self._learn_chunk(end, stage.steps, watch)
+            self._learn_chunk(end, stage.steps, [*guards, watch])
             self._probe(progress)
         self.agent.end_skill()
         cost = measure_cost(self.agent)
@@ -291,6 +278,21 @@ class _Trainer:
             for i, (name, worlds) in enumerate(zip(stage.skills, stage.worlds, strict=True))
         ]
         return SideBySide(parts) if config.joint else parts[0]
+
+    def _guards(self, stage: Stage, env: Any) -> list[DivergenceGuard]:
+        """One for the worlds of each skill."""
+        parts = env.parts if self.run.config.joint else [env]
+        folder, counts = self.run.path / "diverged", self.position.diverged
+        pairs = zip(stage.skills, parts, strict=True)
+        return [DivergenceGuard(folder, name, part, counts) for name, part in pairs]
+
+    def _restore(self, env: Any) -> None:
+        try:
+            env.set_state(self._env_state)
+        except MISFITS as error:
+            raise ValueError(
+                f"{self.run.path}: the worlds of its checkpoint do not fit: {error}"
+            ) from error
 
     def _learn_chunk(self, end: int, budget: int, callback: Any) -> None:
         """Train to the next probe; an agent stops at the first whole rollout past it."""

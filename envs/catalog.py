@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clrl.envs.untrusted import line
+
 if TYPE_CHECKING:
     from clrl.envs.curriculum import Task
 
@@ -52,16 +54,30 @@ def make_skill(key: str, /, **options: Any) -> "Task":
     path = SKILLS.get(key, key)
     if ":" not in path:
         path, options = "clrl.envs.gym_skill:GymSkill", {"key": key, **options}
-    module, _, attribute = path.partition(":")
+    kind = _load(path, key)
     try:
-        skill: Task = getattr(import_module(module), attribute)(**options)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"skill {key!r} cannot be imported: {error}") from None
-    except TypeError as error:
-        raise ValueError(f"skill {key!r}: {error}") from None
-    if missing := [name for name in ("name", "spec", "vec_env") if not hasattr(skill, name)]:
-        raise ValueError(f"{key!r} is no skill: it has no {missing[0]}")
+        skill: Task = kind(**options)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"skill {key!r}: {line(error)}") from None
+    if not hasattr(skill, "name"):
+        raise ValueError(f"{key!r} is no skill: it has no name")
     return skill
+
+
+def _load(path: str, key: str) -> Any:
+    """The class of a skill. A file may have named it: nothing is called that is no skill."""
+    module, _, attribute = path.partition(":")
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        raise ValueError(f"{key!r} is of Python's own library, not a skill")
+    try:
+        kind = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"skill {key!r} cannot be imported: {line(error)}") from None
+    if not isinstance(kind, type):
+        raise ValueError(f"{key!r} is no skill: it is no class")
+    if missing := [name for name in ("spec", "vec_env") if not hasattr(kind, name)]:
+        raise ValueError(f"{key!r} is no skill: it has no {missing[0]}")
+    return kind
 
 
 def skill_id(kind: type) -> str:

@@ -1,5 +1,6 @@
 """Worlds on the CPU: `mujoco.batch`, a thread pool over n copies, bit-identical at any width."""
 
+import logging
 import warnings
 
 import mujoco
@@ -16,6 +17,10 @@ from clrl.envs.world import World
 _CURRENT = int(mujoco.mjtStage.mjSTAGE_VEL.value)
 _NONE = int(mujoco.mjtStage.mjSTAGE_NONE.value)
 
+_LOG = logging.getLogger(__name__)
+if mujoco.get_mju_user_warning() is None:  # it would write MUJOCO_LOG.TXT wherever one is
+    mujoco.set_mju_user_warning(_LOG.debug)
+
 
 class CpuWorld(World):
     """A `World` on `mujoco.batch.Batch`; its tensors are float64 views of the batch's memory."""
@@ -31,6 +36,10 @@ class CpuWorld(World):
         self._keyframe = 0 if model.nkey else -1
         self._fields: dict[str, Tensor] = {}
         self._parameters: dict[str, Tensor] = {}
+        self._state = torch.from_numpy(self._batch.state)
+        self._rows = torch.zeros_like(self._state)  # before the latest step
+        self._warnings = torch.from_numpy(self._batch.warning)  # (n, kinds, info and count)
+        self._moving = self._state[:, 1 : 1 + model.nq + model.nv]  # positions and velocities
         self.field("sensordata")  # bound before the first call, so that it is never stale
         self.reset()
         self.forward()
@@ -54,7 +63,34 @@ class CpuWorld(World):
     def step(self, substeps: int, mask: Tensor | None = None) -> None:
         """See `World.step`."""
         self._memo.clear()
-        self._batch.step(_ids(mask), nstep=substeps, stage=_CURRENT)
+        self._rows.copy_(self._state)
+        failed: list[int] = []
+        try:
+            self._batch.step(_ids(mask), nstep=substeps, stage=_CURRENT)
+        except batch.SimulationError as error:
+            failed = list(error.ids)
+        # MuJoCo looks before each substep, and starts a bad copy anew without a word.
+        largest = float(self._moving.abs().max()) if self._moving.numel() else 0.0
+        if largest < mujoco.mjMAXVAL and not failed and not self._batch.warning.any():
+            self.diverged = None
+            return
+        sound = self._sound() & (self._warnings[..., 1].sum(1) == 0)
+        sound[failed] = False
+        self.diverged = self._take_back(~sound)
+
+    def _take_back(self, diverged: Tensor) -> Tensor:
+        self.before = torch.cat([self._rows, *(p.flatten(1) for p in self._parts()[1:])], dim=1)
+        self._state[diverged] = self._rows[diverged]
+        if not (sound := self._sound()).all():  # somebody wrote what cannot be
+            self.reset(~sound)
+        self._batch.forward(_ids(diverged), stage=_CURRENT)
+        self._warnings.zero_()
+        return diverged
+
+    def _sound(self) -> Tensor:
+        """Copies within MuJoCo's own bound; a comparison with NaN is false."""
+        sound: Tensor = (self._moving.abs() < mujoco.mjMAXVAL).all(1)
+        return sound
 
     def reset(self, mask: Tensor | None = None) -> None:
         """See `World.reset`."""
@@ -87,7 +123,7 @@ class CpuWorld(World):
 
     def _parts(self) -> list[Tensor]:
         parameters = [self._parameters[name] for name in sorted(self._parameters)]
-        return [torch.from_numpy(self._batch.state), *parameters]
+        return [self._state, *parameters]
 
     def snapshot(self, index: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
         """See `World.snapshot`."""

@@ -1,6 +1,5 @@
 """Curricula: skills in the order in which one agent learns them."""
 
-import json
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from clrl.envs.catalog import CURRICULA, SKILLS, make_skill
 from clrl.envs.padding import PaddedVecEnv
 from clrl.envs.skill import box
+from clrl.envs.untrusted import line, parse_json, read_bytes, shown
+
+_MOST_STEPS = 10**12
+_LONGEST = 200  # characters of a name
+_LIMIT, _DOTS = 2**20, 200  # bytes of a file; dots in a line of TOML
 
 
 class Task(Protocol):
@@ -82,11 +86,16 @@ class Curriculum:
         if isinstance(steps, int):
             steps = [steps] * len(built)
         budget = tuple(steps or (skill.steps for skill in built))
-        if len(budget) != len(built) or min(budget) < 1:
+        if len(budget) != len(built) or min(budget) < 1 or max(budget) > _MOST_STEPS:
             raise ValueError(
-                f"curriculum {name!r} needs a budget >= 1 for each of its {len(built)} skills, "
-                f"got {list(budget)}"
+                f"curriculum {name!r} needs a budget >= 1 and <= 10^12 for each of its "
+                f"{len(built)} skills, got {shown(list(budget))}"
             )
+        for said in (name, *names):
+            if not (isinstance(said, str) and said.isprintable() and 0 < len(said) <= _LONGEST):
+                raise ValueError(
+                    f"{shown(said)} is no name: give 1 to {_LONGEST} printable characters"
+                )
         for skill in built:
             _check(skill)
         object.__setattr__(self, "name", name)
@@ -129,7 +138,7 @@ class Curriculum:
         if not isinstance(tables, list) or not tables or not all(map(_is_table, tables)):
             raise ValueError(f"{where} needs a list 'skills' of tables with an 'id'")
         if unknown := set(content) - {"name", "skills"}:
-            raise ValueError(f"{where} has unknown keys: {', '.join(sorted(unknown))}")
+            raise ValueError(f"{where} has unknown keys: {shown(sorted(unknown))[1:-1]}")
         skills, steps = [], []
         for table in tables:
             options: dict[str, Any] = dict(table)
@@ -142,7 +151,10 @@ class Curriculum:
                 raise ValueError(f"{where}: steps of {name!r} must be a whole number")
             skills.append(skill)
             steps.append(skill.steps if budget is None else budget)
-        return Curriculum(str(content.get("name", "own")), skills, steps)
+        try:
+            return Curriculum(str(content.get("name", "own")), skills, steps)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def under(
         self,
@@ -235,22 +247,30 @@ def make_curriculum(spec: "str | Path | Sequence[str] | Curriculum") -> Curricul
                 f"({', '.join(SKILLS)}) or give a .toml or .json file"
             )
         return Curriculum(spec, spec.split(","))
-    return Curriculum("+".join(spec), list(spec))
+    if not isinstance(spec, list | tuple) or not spec:
+        raise ValueError(f"a curriculum is a name, a file or a list of skills, got {shown(spec)}")
+    return Curriculum("+".join(map(str, spec)), list(spec))
 
 
 def _from_file(path: Path) -> Curriculum:
+    kind = path.suffix[1:]
     try:
-        text = path.read_text()
-        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        data = read_bytes(path, _LIMIT, follow=True)
+        content = _parse_toml(data.decode()) if kind == "toml" else parse_json(data)
     except FileNotFoundError:
         raise ValueError(f"curriculum file {path} does not exist") from None
-    except ValueError as error:  # of TOML, JSON and UTF-8 alike
-        raise ValueError(
-            f"curriculum file {path} is not valid {path.suffix[1:]}: {error}"
-        ) from None
+    except (ValueError, RecursionError) as error:  # of TOML, JSON and UTF-8 alike
+        raise ValueError(f"curriculum file {path} is not valid {kind}: {line(error)}") from None
     if isinstance(content, dict):
         content.setdefault("name", path.stem)
     return Curriculum.from_json(content, f"curriculum file {path}")
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    # The time that dotted keys take grows with the square of their dots.
+    if any(line.count(".") > _DOTS for line in text.splitlines()):
+        raise ValueError(f"a line has more than {_DOTS} dots")
+    return tomllib.loads(text)
 
 
 def _build(skills: Sequence[Task | str]) -> tuple[Task, ...]:
@@ -259,6 +279,8 @@ def _build(skills: Sequence[Task | str]) -> tuple[Task, ...]:
     turns: Counter[str] = Counter()
     for entry in skills:
         skill = make_skill(entry) if isinstance(entry, str) else entry
+        if not hasattr(skill, "name"):
+            raise ValueError(f"{shown(entry)} is no skill, nor the id of one")
         turns[skill.name] += 1
         if isinstance(entry, str) and (turn := turns[skill.name]) > 1:
             skill = make_skill(entry, name=f"{skill.name}-{turn}")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from clrl.envs.counter_random import uniform
+from clrl.envs.divergence import Divergence, Divergences
 from clrl.envs.recall import Recall
 from clrl.envs.skill import Skill, Terms
 from clrl.envs.world import make_world
@@ -20,7 +21,8 @@ class Step:
         reward: Sum of the terms.
         terms: The reward's named terms.
         success: Whether the skill is accomplished at this step.
-        done: Whether the episode reached its horizon with this step, on the CPU.
+        done: Whether the episode reached its horizon with this step, or the physics diverged and
+            the step was taken back, on the CPU.
     """
 
     observation: Tensor
@@ -38,6 +40,7 @@ class Episodes:
             worlds knows which end without waiting for a device.
         succeeded: Whether the episode succeeded so far, by the skill's rule, (n,), bool.
         returns: Sum of rewards so far, (n,), float64.
+        divergences: Steps that were taken back because the physics diverged.
     """
 
     def __init__(self, skill: Skill, n: int, device: str = "cpu", threads: int = 0) -> None:
@@ -47,6 +50,7 @@ class Episodes:
             self.world.parameter(name)
         self._any = skill.success_rule == "any-step"
         self._checked = False
+        self.divergences = Divergences()
         self.n = n
         self._every = torch.ones(n, dtype=torch.bool, device=self.world.device)
         self._seed = torch.zeros(n, dtype=torch.int64, device=self.world.device)
@@ -95,6 +99,7 @@ class Episodes:
         action = action.to(self.world.device)
         self.skill.act(self.world, action.clamp(-1.0, 1.0))
         self.world.step(self.skill.substeps)
+        diverged = self.world.diverged
         terms = self.skill.reward(self.world)
         if not self._checked:
             self._check(terms, self.skill.success(self.world), self.skill.observe(self.world))
@@ -107,7 +112,19 @@ class Episodes:
         self.succeeded.copy_(self.succeeded | success if self._any else success)
         self.returns += reward
         done = self.elapsed >= self.skill.horizon
+        if diverged is not None:
+            self._note(diverged, action)
+            done |= diverged
         return Step(self._observe(), reward, terms, success, done)
+
+    def _note(self, diverged: Tensor, action: Tensor) -> None:
+        found = self.divergences
+        found.count += int(diverged.sum())
+        for i in diverged.nonzero()[: found.room, 0].tolist():
+            facts = {"state": self.world.before[i], "action": action[i]}
+            facts |= {"seed": self._seed[i], "episode": self._episode[i]}
+            facts = {name: value.to("cpu", copy=True) for name, value in facts.items()}
+            found.kept.append(Divergence(i, int(self.elapsed[i]), facts))
 
     def _check(self, terms: object, success: object, observation: object) -> None:
         """Say which function of a skill gives what cannot be meant, at the first step."""

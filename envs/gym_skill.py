@@ -1,5 +1,6 @@
 """Any Gymnasium environment with vectors in and out as a skill of a curriculum."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from clrl.envs.catalog import unknown_skill
+from clrl.envs.divergence import Divergence, Divergences
 from clrl.envs.skill import checked_rule
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -20,6 +22,7 @@ _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _FRAMES = ("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos")
 _FORCES = ("cfrc_ext", "cfrc_int", "qfrc_actuator", "actuator_force", "sensordata")
 _DERIVED = (*_FRAMES, "site_xmat", "subtree_com", "cinert", "cvel", "cacc", *_FORCES)
+_DIVERGED = "diverged"
 
 
 class GymSkill:
@@ -90,7 +93,13 @@ class GymSkill:
         return {"id": self.id, **self._options}
 
     def _make(self) -> gym.Env[Any, Any]:
-        env = gym.make(self.id, max_episode_steps=self.horizon, **self._kwargs)
+        for value in self._kwargs.values():  # such as `xml_file`: a pipe would never end
+            if isinstance(value, str) and Path(value).exists() and not Path(value).is_file():
+                raise ValueError(f"skill {self.id!r}: {value} is not a plain file")
+        try:
+            env = gym.make(self.id, max_episode_steps=self.horizon, **self._kwargs)
+        except (gym.error.Error, AssertionError, OSError) as error:
+            raise ValueError(f"skill {self.id!r}: {error}") from None
         return _Succeed(env, self._threshold, self.success_rule == "any-step")
 
     def vec_env(
@@ -122,15 +131,22 @@ class _Succeed(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._threshold = threshold
         self._any = any_step
+        self._warnings = getattr(getattr(env.unwrapped, "data", None), "warning", None)
+        self._seen: Any = None
         self.total = 0.0
         self.succeeded = False
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.total, self.succeeded = 0.0, False
-        return self.env.reset(**kwargs)
+        self._seen, info = self.env.reset(**kwargs)
+        return self._seen, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._diverged():
+            info = {_DIVERGED: {"observation": self._seen, "action": np.array(action)}}
+            return self._seen, 0.0, False, True, {**info, "is_success": self.succeeded}
+        self._seen = observation
         self.total += float(reward)
         if said := {"is_success", "success"} & set(info):
             now = any(bool(info[key]) for key in said)
@@ -139,9 +155,36 @@ class _Succeed(gym.Wrapper[Any, Any, Any, Any]):
             self.succeeded = self.total >= self._threshold
         return observation, reward, terminated, truncated, {**info, "is_success": self.succeeded}
 
+    def _diverged(self) -> bool:
+        """Whether MuJoCo warned in this step, upon which it may have started anew in silence."""
+        if self._warnings is None or not self._warnings.number.any():
+            return False
+        self._warnings.number[:] = 0
+        return True
+
 
 class GymVecEnv(DummyVecEnv):
-    """SB3's DummyVecEnv whose MuJoCo environments can be saved and continued bit for bit."""
+    """SB3's DummyVecEnv whose MuJoCo environments can be saved and continued bit for bit.
+
+    Attributes:
+        divergences: Steps in which MuJoCo warned; the episode ended with what was seen before.
+    """
+
+    def __init__(self, makers: list[Any]) -> None:
+        super().__init__(makers)
+        self.divergences = Divergences()
+
+    def step_wait(self) -> Any:
+        """Step every environment."""
+        result = super().step_wait()
+        for i, info in enumerate(result[3]):
+            if facts := info.pop(_DIVERGED, None):
+                found = self.divergences
+                found.count += 1
+                if found.room:
+                    length = info["episode"]["l"]
+                    found.kept.append(Divergence(i, length, dict(facts)))
+        return result
 
     def get_state(self) -> dict[str, Any]:
         """State of every environment; only MuJoCo environments have one.

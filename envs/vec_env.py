@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from clrl.envs.divergence import Divergences
 from clrl.envs.episodes import Episodes, Step
 from clrl.envs.skill import Skill
 
@@ -78,6 +79,11 @@ class WorldVecEnv(VecEnv):
         self._actions = torch.zeros(n, *skill.action_space.shape)
         self._start = time.monotonic()
         self.ended = Ended(*(torch.zeros(0) for _ in range(4)))
+
+    @property
+    def divergences(self) -> Divergences:
+        """Steps that were taken back because the physics diverged; their episodes ended there."""
+        return self.episodes.divergences
 
     def reset(self) -> Array:
         """Start new episodes everywhere; observations (n, obs), float32."""

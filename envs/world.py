@@ -38,12 +38,19 @@ class World(ABC):
         n: Number of copies.
         device: Where the fields live.
         dtype: Of their numbers: float64 on the CPU, float32 on a GPU.
+        diverged: Copies whose latest step was taken back, (n,), bool, or None where there are
+            none: MuJoCo warned of them, or their state left its bounds. They stand where they
+            stood before. Engines that cannot tell leave it None: there what is not finite shows
+            in the observation.
+        before: The state of every copy before the latest step, where `diverged` says some.
     """
 
     model: mujoco.MjModel
     n: int
     device: torch.device
     dtype: torch.dtype
+    diverged: Tensor | None = None
+    before: Tensor
 
     def __init__(self) -> None:
         self._sensors: dict[str, Tensor] = {}

@@ -1,5 +1,6 @@
 """How well a policy performs skills: all episodes in one batch of worlds, one forward a step."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +21,7 @@ from clrl.eval import lockstep
 
 Array = NDArray[Any]
 
+_LOG = logging.getLogger(__name__)
 _WORLDS = 128  # most worlds in one batch on a CPU, where more gain nothing
 _WORLDS_ON_DEVICE = 8192
 
@@ -139,8 +141,21 @@ class Evaluator:
                     result = _run(env, acting, self._rounds, seed, deterministic)
         except FloatingPointError as error:
             raise ValueError(f"evaluation of skill {skill!r}: {error}") from None
+        self._tell(env, skill)
         success, returns = result
         return Score(success[: self.episodes], returns[: self.episodes])
+
+    def _tell(self, env: Any, skill: str) -> None:
+        """Never pass over steps that were taken back, in which the world stood still."""
+        found = getattr(env, "divergences", None)
+        if found is not None and found.count:
+            _LOG.warning(
+                "skill %r: physics diverged in %d control steps of an evaluation; they were taken "
+                "back",
+                skill,
+                found.count,
+            )
+            found.count, _ = 0, found.take()
 
     def _env(self, skill: str) -> VecEnv:
         if skill not in self._envs:
@@ -242,9 +257,11 @@ def _run(
     done = np.zeros(env.num_envs, dtype=int)
     observation: Any = env.reset()
     while done.min() < rounds:
-        if not np.isfinite(observation).all():
-            raise FloatingPointError("an observation is not finite")
-        observation, _, ended, infos = env.step(act(np.asarray(observation)))
+        action = act(np.asarray(observation))
+        for what, values in (("observation", observation), ("action", action)):
+            if not np.isfinite(values).all():
+                raise FloatingPointError(f"an {what} is not finite")
+        observation, _, ended, infos = env.step(action)
         for i in np.flatnonzero(ended & (done < rounds)):
             success[done[i], i] = infos[i]["is_success"]
             returns[done[i], i] = infos[i]["episode"]["r"]

@@ -51,13 +51,16 @@ def run(
 def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> tuple[Array, Array]:
     """One episode in every world; all end together, and only then is the device waited for."""
     observation = episodes.reset()
-    finite = observation.isfinite().all()
+    finite, moves = observation.isfinite().all(), observation.new_ones((), dtype=torch.bool)
     for _ in range(episodes.skill.horizon):
-        observation = episodes.step(act(observation)).observation
+        action = act(observation)
+        observation = episodes.step(action).observation
         finite &= observation.isfinite().all()
+        moves &= action.isfinite().all()
     episodes.world.check()
-    if not finite:
-        raise FloatingPointError("an observation is not finite")
+    for what, sound in (("observation", finite), ("action", moves)):
+        if not sound:
+            raise FloatingPointError(f"an {what} is not finite")
     return episodes.succeeded.cpu().numpy().copy(), episodes.returns.cpu().numpy().copy()
 
 

@@ -4,12 +4,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clrl.envs.untrusted import read_bytes
 from clrl.eval import atomic, schema
 from clrl.eval import metrics as formulas
 from clrl.eval.intervals import wilson
@@ -131,7 +131,7 @@ class Retention:
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
-    def from_json(cls, text: str, source: str = "retention.json") -> Self:
+    def from_json(cls, text: str | bytes, source: str = "retention.json") -> Self:
         """Read what `to_json` wrote.
 
         Args:
@@ -165,9 +165,9 @@ class Retention:
             ValueError: It is not a valid result; one line naming the file and the key.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise ValueError(f"{os.fspath(path)}: must be UTF-8 text") from None
+            text = read_bytes(path, follow=True)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
         return cls.from_json(text, os.fspath(path))
 
 

@@ -1,10 +1,11 @@
 """What `retention.json` may hold, schema 1; every refusal is one line that names the key."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from clrl.envs.untrusted import parse_json
+from clrl.envs.untrusted import shown as _shown
 from clrl.eval import metrics as formulas
 
 VERSION = 1
@@ -17,18 +18,13 @@ _KEYS = (
 _VERSIONS = ("clrl", "mujoco", "torch", "stable_baselines3", "gymnasium", "python")
 
 
-def parsed(text: str) -> dict[str, Any]:
+def parsed(text: str | bytes) -> dict[str, Any]:
     """The document in a text, without its schema number; its values are not checked yet.
 
     Raises:
         ValueError: It is not JSON, of another schema, or has other keys than schema 1.
     """
-    try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"must be JSON, got {error.msg} in line {error.lineno}") from None
-    except RecursionError:
-        raise ValueError("must be JSON of a few levels, got far more") from None
+    document = parse_json(text)
     if not isinstance(document, dict):
         raise ValueError(f"must be a JSON object, got {_shown(document)}")
     if type(version := document.pop("schema", None)) is not int or version != VERSION:
@@ -208,24 +204,6 @@ def _one_or_each(check: Callable[[str, Any], Any], key: str, value: Any) -> Any:
     if isinstance(value, list) and value:
         return [check(key, entry) for entry in value]
     return check(key, value)
-
-
-def _shown(value: Any) -> str:
-    text = "null" if value is None else " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in record:
-            raise ValueError(f"{_shown(key)} must be given once, got it twice")
-        record[key] = value
-    return record
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"numbers must be finite, got {name}")
 
 
 _PROTOCOL: dict[str, Callable[[str, Any], Any]] = {

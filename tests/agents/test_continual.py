@@ -21,6 +21,8 @@ from clrl.agents import (
 from tests.agents.conftest import NETS, PPO_OPTIONS, SAC_OPTIONS, make_agent
 from tests.agents.toy import PointVecEnv
 
+AGENTS: dict[str, Any] = {"ppo": ContinualPPO, "sac": ContinualSAC}
+
 
 def all_three(strength: float = 1.0) -> list[Protection]:
     return [
@@ -162,7 +164,7 @@ def test_what_sb3_users_do_works(kind: str, tmp_path: Path) -> None:
     assert np.isfinite(mean)
     two_skills(agent)
     agent.save(tmp_path / "agent")
-    loaded: Any = (ContinualPPO if kind == "ppo" else ContinualSAC).load(tmp_path / "agent")
+    loaded: Any = AGENTS[kind].load(tmp_path / "agent", trust_pickle=True)
     assert equal(weights(loaded), weights(agent))
     observation = np.ones((3, 3), np.float32)
     for skill in agent.skills:

@@ -85,7 +85,7 @@ def test_bad_requests_are_refused_and_leave_nothing(
         ("a.toml", "skills = [{id = 'arm-push', steps = 'many'}]", "must be a whole number"),
         ("a.toml", "skills = [{id = 'arm-push', steps = -4}]", "budget >= 1"),
         ("a.toml", "skills = [{id = 'arm-push', speed = 2}]", "skill 'arm-push'"),
-        ("a.toml", "skils = 1\nskills = [{id = 'arm-push'}]", "unknown keys: skils"),
+        ("a.toml", "skils = 1\nskills = [{id = 'arm-push'}]", "unknown keys: 'skils'"),
         ("a.toml", "skills = [{id = 'no_such_module:Skill'}]", "cannot be imported"),
         ("a.json", '{"skills": [{"id": "Walker2d-v99"}]}', "unknown skill 'Walker2d-v99'"),
     ],

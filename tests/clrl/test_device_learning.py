@@ -280,7 +280,7 @@ def test_an_agent_that_learned_in_tensors_is_saved_and_learns_on(
 ) -> None:
     agent, _ = learned(kind, env)
     agent.save(tmp_path / "agent.zip")
-    again = AGENTS[kind].load(tmp_path / "agent.zip", env, device="cpu")
+    again = AGENTS[kind].load(tmp_path / "agent.zip", env, device="cpu", trust_pickle=True)
     observation = np.zeros((1, *env.observation_space.shape), np.float32)
     actions = [a.predict(observation, deterministic=True)[0] for a in (agent, again)]
     np.testing.assert_array_equal(*actions)

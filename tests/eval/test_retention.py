@@ -125,7 +125,7 @@ def test_a_failed_write_keeps_the_older_file(
         (["success", 1, 0], 0.1, r"success\[1\]\[0\] must be within its interval"),
         (["success_low", 0, 0], -0.1, r"success_low\[0\]\[0\] must be within \[0, 1\], got -0.1"),
         (["return", 0, 0], None, r"return\[0\]\[0\] must be a finite number, got null"),
-        (["return", 0, 0], 10**400, r"return\[0\]\[0\] must be a finite number"),
+        (["return", 0, 0], 10**400, "integers must have at most 40 digits, got more"),
         (["return", 0, 0], float("nan"), "numbers must be finite, got NaN"),
         (["metrics", "forgetting"], 0.0, "metrics.forgetting must be 0.2.*the file was altered"),
         (["metrics", "retention"], None, "metrics.retention must be 0.75, .* got null"),
@@ -162,8 +162,8 @@ def test_a_missing_key_is_refused(result: Retention, key: str) -> None:
         ("", "must be JSON, got Expecting value in line 1"),
         ("[]", r"must be a JSON object, got \[\]"),
         ('{"schema": 1, "schema": 1}', "'schema' must be given once, got it twice"),
-        ("[" * 100_000, "must be JSON of a few levels"),
-        ("9" * 5000, "Exceeds the limit"),
+        ("[" * 100_000, "must be JSON of at most 200 levels"),
+        ("9" * 5000, "integers must have at most 40 digits, got more"),
     ],
 )
 def test_a_text_that_is_no_document_is_refused(text: str, message: str) -> None:
