@@ -23,6 +23,7 @@ from clrl.envs import Curriculum, make_curriculum
 from clrl.envs.untrusted import parse_json
 from clrl.eval.retention import Retention
 from clrl.position import Position
+from clrl.voices import Voice
 from tests.clrl.forgery import tensors
 
 ARM = make_curriculum(["arm-reach", "arm-press"])
@@ -313,7 +314,9 @@ def graph() -> bytes:
     )
     for name in ARM.names:
         agent.begin_skill(name)
-    model: bytes = onnx_graph.build(agent, ARM).SerializeToString()
+    nothing: Any = None
+    voices = [Voice(skill.name, skill, agent, nothing) for skill in ARM]
+    model: bytes = onnx_graph.build(voices, ARM).SerializeToString()
     return model
 
 

@@ -151,5 +151,6 @@ def test_every_column_of_the_matrix_is_its_own_skill(order: tuple[type[Reach], .
 
     curriculum = Curriculum("two", [kind() for kind in order])
     evaluator = Evaluator(curriculum, episodes=4, threads=1)
-    rates = [score.rate for score in measure_row(evaluator, Idle(), 0)]
+    run = Run(Path("two"), config.Config(curriculum=curriculum.to_json()), curriculum)
+    rates = [score.rate for score in measure_row(run, evaluator, Idle(), 0)]
     assert rates == [float(kind is Always) for kind in order]

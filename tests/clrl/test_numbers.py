@@ -99,7 +99,7 @@ def test_a_protection_that_remembers_a_bad_number_stops_training(value: float) -
     class Broken(EWC):
         def after_skill(self, learner: Any) -> None:
             super().after_skill(learner)
-            self.fisher[0].view(-1)[0] = value
+            self.importance[0].view(-1)[0] = value
 
     agent = make_agent("ppo", [Broken(samples=16)])
     agent.begin_skill("near")
