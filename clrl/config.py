@@ -180,7 +180,10 @@ def resolve(
     preset = PRESETS[agent]
     own = {k: v for k, v in options.items() if k in _OWN}
     rest = {k: v for k, v in options.items() if k not in own}
-    policy = {**preset["options"]["policy_kwargs"], **rest.pop("policy_kwargs", {})}
+    own_policy = rest.pop("policy_kwargs", {})
+    if not isinstance(own_policy, Mapping):
+        raise ValueError(f"policy_kwargs must be a table of options, got {shown(own_policy)}")
+    policy = {**preset["options"]["policy_kwargs"], **own_policy}
     config = Config(
         curriculum=curriculum,
         agent=agent,

@@ -76,7 +76,8 @@ def test_a_rollout_reads_from_the_device_when_it_ends(kind: Any, read: list[Any]
     updates: list[int] = []
     agent.train = lambda *_, **__: updates.append(agent.num_timesteps)
     agent.learn(24 * N)
-    assert read == [[5, 10], ["observation", "reward"], [15, 20], ["observation", "reward"]]
+    seen = ["action", "observation", "reward"]
+    assert read == [[5, 10], seen, [15, 20], seen]
     assert updates == [12 * N, 24 * N]
     assert agent.fresh()["observation"].shape == (12 * N, 3)
     assert all(column.device == META for column in agent.fresh().values())
@@ -114,6 +115,8 @@ def test_a_gradient_step_of_sac_reads_nothing(
     assert read[-1] == [
         "gradient of the actor loss",
         "gradient of the critic loss",
+        "statistic of the observations",
         "weight of the actor",
         "weight of the critic",
+        "weight of the temperature",
     ]

@@ -207,7 +207,9 @@ def test_an_agent_that_does_not_fit_its_curriculum_is_refused(
     content["options"]["policy_kwargs"]["net_arch"] = [128, 128]
     content["curriculum"]["skills"] = [{"id": "Reacher-v5"}, {"id": "Pusher-v5"}]
     (copy / "run.json").write_text(json.dumps(content))
-    assert "does not fit" in refused(capsys, "evaluate", str(copy))
+    assert "skills was ['reach', 'press'], and here it is ['Reacher-v5'" in refused(
+        capsys, "evaluate", str(copy)
+    )
 
 
 def test_no_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
