@@ -76,7 +76,7 @@ def read(path: str | Path) -> Bundle:
         files = {name: sealed.verified(path, name, sums[name], _LIMITS[name]) for name in FILES}
         for name in (GRAPH, LEAPP_GRAPH):
             check_graph(files[name], name)
-        check_tensors(files[WEIGHTS], WEIGHTS, dtype="F32")
+        check_tensors(files[WEIGHTS], WEIGHTS, dtypes=("F32", "I64"))
         return Bundle(path, _contract(files), files)
     except ValueError as error:
         raise BundleError(path, str(error)) from None

@@ -163,7 +163,7 @@ def _method(name: str, group: Sequence[Finished], everything: Sequence[Finished]
         ends=tuple(run.ends for run in group),
         transfer=tuple(known) if len(known) == len(group) else None,
         setting=_setting(first.config),
-        unprotected=not first.config.protect,
+        unprotected=not first.config.methods,
     )
 
 

@@ -25,7 +25,7 @@ def identity(config: Config, curriculum: Curriculum) -> Identity:
     """What makes a run's checkpoints its own; JSON values."""
     return {
         "agent": config.agent,
-        "protections": list(config.protect),
+        "protections": config.methods,
         "skills": {skill.name: _skill(skill) for skill in curriculum},
         "versions": versions(),
     }

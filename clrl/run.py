@@ -244,7 +244,7 @@ class Run:
             "curriculum": (result.curriculum, self.curriculum.name),
             "skills": (list(result.skills), self.curriculum.names),
             "agent": (result.agent, self.config.agent),
-            "protections": (list(result.protections), list(self.config.protect)),
+            "protections": (list(result.protections), self.config.methods),
             "seed": (result.seed, self.config.seed),
         }
         for key, (was, now) in pairs.items():

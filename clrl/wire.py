@@ -6,7 +6,7 @@ table, so that nothing in them grows. Nothing a header claims is ever allocated.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -27,7 +27,7 @@ _NODE = {1, 2, 3, 4, 5}  # input, output, name, operator, attribute
 _ATTRIBUTE = {1, 2, 3, 20}  # name, f, i, type
 _TENSOR = {1, 2, 8, 9}  # dims, type, name, raw bytes; 13 and 14 would point to other files
 _INPUT = {1, 2, 3}  # name, type, docs
-_FLOAT = 1
+_FLOAT, _INT64 = 1, 7
 _SKILL = "skill"  # the input that chooses rows of tables
 
 Field = tuple[int, Any]
@@ -62,14 +62,14 @@ def check_graph(data: bytes, name: str) -> None:
 
 
 def check_tensors(
-    data: bytes, name: str, *, dtype: str | None = None, limit: int = _HEADER_LIMIT
+    data: bytes, name: str, *, dtypes: Container[str] | None = None, limit: int = _HEADER_LIMIT
 ) -> None:
     """Refuse a safetensors file whose header does not describe the file's very bytes.
 
     Args:
         data: The file.
         name: For messages.
-        dtype: The one type its tensors may have, as safetensors calls it; any by default.
+        dtypes: What types its tensors may have, as safetensors calls them; any by default.
         limit: Most bytes of the header.
 
     Raises:
@@ -85,7 +85,7 @@ def check_tensors(
         end = 0
         for entry in entries:
             start, stop = entry["data_offsets"]
-            if dtype not in (None, entry["dtype"]) or start != end:
+            if (dtypes is not None and entry["dtype"] not in dtypes) or start != end:
                 raise ValueError
             if stop - start != _item_size(entry["dtype"]) * _numbers(entry["shape"]):
                 raise ValueError
@@ -116,6 +116,8 @@ class _Reader:
 
     Attributes:
         tables: Shape of each table.
+        choices: Names of tables that say which row of another table a skill takes.
+        indices: Names of what may choose a row: the input, and what it takes of `choices`.
         rows: Shape of what each `Gather` takes of a table for one skill.
         inputs: Names of the graph's inputs.
         flow: Names of results, which have one row each as the inputs have.
@@ -123,6 +125,8 @@ class _Reader:
     """
 
     tables: dict[str, Shape] = field(default_factory=dict)
+    choices: set[str] = field(default_factory=set)
+    indices: set[str] = field(default_factory=lambda: {_SKILL})
     rows: dict[str, Shape] = field(default_factory=dict)
     inputs: set[str] = field(default_factory=set)
     flow: set[str] = field(default_factory=set)
@@ -141,9 +145,13 @@ class _Reader:
                 name = _text(value)
             else:
                 size = len(value)
-        if kind != _FLOAT or size != 4 * _numbers(shape):
+        is_choice = kind == _INT64 and len(shape) == 1
+        if not (kind == _FLOAT or is_choice) or size != (4 + 4 * is_choice) * _numbers(shape):
             raise ValueError("a table whose header does not describe its content")
-        self.tables[name] = shape
+        if is_choice:
+            self.choices.add(name)
+        else:
+            self.tables[name] = shape
 
     def node(self, node: memoryview) -> None:
         """Take note of a node whose result is no larger than what goes into it."""
@@ -162,13 +170,18 @@ class _Reader:
         if operator not in _OPERATORS:
             raise ValueError(f"operator {operator!r}")
         if operator == "Gather":
-            table, index = inputs
-            if index != _SKILL or table not in self.tables:
-                raise ValueError("a Gather that takes no table's row of a skill")
-            self.rows |= dict.fromkeys(outputs, self.tables[table][1:])
+            self._gather(*inputs, outputs)
             return
         self._check_flow(operator, inputs)
         self.flow |= set(outputs)
+
+    def _gather(self, table: str, index: str, outputs: list[str]) -> None:
+        if index == _SKILL and table in self.choices:
+            self.indices |= set(outputs)
+        elif index in self.indices and table in self.tables:
+            self.rows |= dict.fromkeys(outputs, self.tables[table][1:])
+        else:
+            raise ValueError("a Gather that takes no table's row of a skill")
 
     def _attribute(self, attribute: memoryview) -> None:
         for number, value in self.fields(attribute, _ATTRIBUTE):

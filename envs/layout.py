@@ -1,7 +1,7 @@
 """What the numbers of an observation and an action mean, for whoever acts on them elsewhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gymnasium import spaces
@@ -41,6 +41,9 @@ def layout_of(skill: Any, which: str) -> Layout:
         skill: Of a curriculum.
         which: "observation" or "action".
 
+    Returns:
+        Parts in order; what is recalled comes first, the oldest as "NAME_past_ROWS".
+
     Raises:
         ValueError: it declares another number of elements than its space has.
     """
@@ -49,6 +52,13 @@ def layout_of(skill: Any, which: str) -> Layout:
     declared: Sequence[Part] = getattr(skill, f"{which}_layout", ())
     if not declared:
         return (Part(which, tuple(map(str, range(size))), ""),)
+    if which == "observation" and (rows := getattr(skill, "recall", 0)):
+        past = [
+            replace(part, name=f"{part.name}_past_{rows - i}")
+            for i in range(rows)
+            for part in declared
+        ]
+        declared = [*past, *declared]
     count = sum(len(part.elements) for part in declared)
     if count != size:
         raise ValueError(

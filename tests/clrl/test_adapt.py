@@ -99,12 +99,15 @@ def test_an_adapted_run_can_be_adapted_again(heavy: Run, base: Run, tmp_path: Pa
 
 
 def test_a_bundle_with_variants_leaves_the_base_as_it_is(
-    base: Run, heavy: Run, tmp_path: Path
+    base: Run, heavy: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     light = adapt(
         base.path, "press", variant={"payload": 1}, steps=STEPS, out=tmp_path / "l", quiet=True
     )
     alone = export.export(base, allow_forgetting=True)
+    export.write(tmp_path / "bundle", export.export(base, [heavy], allow_forgetting=True))
+    main(["verify", str(tmp_path / "bundle"), "--json"])
+    assert json.loads(capsys.readouterr().out)["skills"]
     whole = export.export(base, [heavy, light], allow_forgetting=True)
     contract = json.loads(whole[bundle.CONTRACT])
     assert [s["name"] for s in contract["skills"]] == [
