@@ -1,5 +1,6 @@
 """Learns a curriculum, skill after skill, and fills the retention matrix."""
 
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -172,8 +173,11 @@ def resume(
 
 
 def _finish(run: Run, quiet: bool, allow_versions: bool = False) -> Run:
-    with lock(run.path), Interruptible() as interruptible:
-        return _Trainer(run, quiet, interruptible, allow_versions).finish()
+    try:
+        with lock(run.path), Interruptible() as interruptible:
+            return _Trainer(run, quiet, interruptible, allow_versions).finish()
+    finally:
+        gc.collect()  # an agent and its optimizers hold each other; the next run needs the memory
 
 
 class _Trainer:

@@ -254,7 +254,7 @@ def test_a_run_learns_in_tensors_and_resumes(tmp_path: Path, monkeypatch: Any, k
     def save_some(run: Run, step: int, *rest: Any) -> None:
         save(run, step, *rest)
         saved.append(step)
-        if step >= 144:
+        if step >= 144 and max(saved[:-1]) < 144:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "save_checkpoint", save_some)

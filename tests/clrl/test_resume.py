@@ -72,7 +72,10 @@ def test_killed_and_resumed_in_new_processes_is_undisturbed(
 
 
 @pytest.mark.parametrize("key", ["Ant-v5", "HalfCheetah-v5", "Humanoid-v5", "Pusher-v5"])
-def test_a_gymnasium_environment_goes_on_elsewhere_to_the_bit(key: str) -> None:
+def test_a_gymnasium_environment_goes_on_elsewhere_to_the_bit(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs warnings about old models where it runs
     skill = GymSkill(key, success_return=1.0)
     random = np.random.default_rng(0)
     here, there = (skill.vec_env(2, seed=seed) for seed in (0, 5))

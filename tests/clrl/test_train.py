@@ -1,12 +1,14 @@
 """A run from beginning to end: what it leaves, how it resumes, what it refuses."""
 
 import csv
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,27 @@ def test_so_many_checkpoints_within_a_skill_stay(keep: int, tmp_path: Path) -> N
 
 def test_a_checkpoint_at_a_skills_end_holds_no_replay_buffer(whole: dict[str, Run]) -> None:
     assert all("buffer" not in checkpoint.read(p)[0]["agent"] for p in whole["sac"].finals())
+
+
+def test_a_finished_training_keeps_no_agent_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents: list[weakref.ref[Any]] = []
+    build = Run.build
+
+    def building(self: Run, *args: Any) -> Any:
+        agent = build(self, *args)
+        agents.append(weakref.ref(agent))
+        return agent
+
+    monkeypatch.setattr(Run, "build", building)
+    gc.disable()  # or it might come by chance
+    try:
+        clrl.train(PAIR, out=tmp_path / "run", **PPO)
+        gone = [agent() is None for agent in agents]
+    finally:
+        gc.enable()
+    assert gone == [True, True]  # one was built to check the options
 
 
 def test_padded_spaces_hold_every_skill() -> None:
