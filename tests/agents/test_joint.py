@@ -130,7 +130,7 @@ def settings_of(agent: Any) -> dict[str, Any]:
 def test_it_saves_and_loads_as_sb3_does(tmp_path: Any) -> None:
     agent = joint(popart=True).learn(200)
     agent.save(tmp_path / "agent")
-    loaded = JointPPO.load(tmp_path / "agent", env=side_by_side(2, 3))
+    loaded = JointPPO.load(tmp_path / "agent", env=side_by_side(2, 3), trust_pickle=True)
     assert same(agent, loaded)
     loaded.learn(100, reset_num_timesteps=False)
 

@@ -172,7 +172,7 @@ def test_sb3_saves_and_loads_it(tmp_path: Path) -> None:
     trained_on(agent, "near")
     trained_on(agent, "mirror", -1.0)
     agent.save(tmp_path / "agent")
-    loaded = ContinualPPO.load(tmp_path / "agent")
+    loaded = ContinualPPO.load(tmp_path / "agent", trust_pickle=True)
     for skill in agent.skills:
         assert np.array_equal(loaded.act(SEEN.numpy(), skill), agent.act(SEEN.numpy(), skill))
 

@@ -113,7 +113,9 @@ def test_a_saved_agent_keeps_its_masks(kind: str, tmp_path: Path) -> None:
     learn(agent, "a")
     learn(agent, "b", -1.0)
     agent.save(tmp_path / "agent")
-    loaded: Any = (ContinualPPO if kind == "ppo" else ContinualSAC).load(tmp_path / "agent")
+    loaded: Any = (ContinualPPO if kind == "ppo" else ContinualSAC).load(
+        tmp_path / "agent", trust_pickle=True
+    )
     for name in ("a", "b"):
         assert same(acts(loaded, name), acts(agent, name))
     then = acts(loaded, "a"), acts(loaded, "b")

@@ -88,6 +88,8 @@ def test_what_cannot_be_compared_is_refused(
     assert "seed 0; leave one out" in refused(capsys, "compare", str(runs[0]), str(copy))
     content = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps(content | {"seed": 2}))
+    result = json.loads((copy / "retention.json").read_text())
+    (copy / "retention.json").write_text(json.dumps(result | {"seed": 2}))
     content["curriculum"]["skills"][0]["steps"] = 9
     (copy / "run.json").write_text(json.dumps(content | {"seed": 2}))
     assert "other budgets" in refused(capsys, "compare", str(runs[0]), str(copy))

@@ -73,7 +73,6 @@ def test_a_joint_run_is_exported(whole: Run) -> None:
 def test_a_stopped_joint_run_resumes_bit_for_bit(
     stop: int, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "checkpoint_seconds", 0.0)
     saved, count = Run.save_checkpoint, 0
 
     def save_then_die(self: Run, *args: Any) -> None:
@@ -85,7 +84,7 @@ def test_a_stopped_joint_run_resumes_bit_for_bit(
 
     monkeypatch.setattr(Run, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt):
-        clrl.train(PAIR, out=tmp_path / "cut", **OPTIONS)
+        clrl.train(PAIR, out=tmp_path / "cut", checkpoint_seconds=0.0, **OPTIONS)
     monkeypatch.setattr(Run, "save_checkpoint", saved)
     resumed = clrl.resume(tmp_path / "cut", quiet=True)
     mine, theirs = weights(resumed), weights(whole)

@@ -36,7 +36,6 @@ def final_policy(run: Run) -> dict[str, torch.Tensor]:
 def test_a_run_with_a_memory_resumes_bit_for_bit(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "checkpoint_seconds", 0.0)
     saved, count = Run.save_checkpoint, 0
 
     def save_then_die(self: Run, *args: Any) -> None:
@@ -49,7 +48,12 @@ def test_a_run_with_a_memory_resumes_bit_for_bit(
     monkeypatch.setattr(Run, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         clrl.train(
-            PAIR, memory=3, policy_kwargs={"memory": {"examples": 5}}, out=tmp_path / "cut", **PPO
+            PAIR,
+            memory=3,
+            policy_kwargs={"memory": {"examples": 5}},
+            out=tmp_path / "cut",
+            checkpoint_seconds=0.0,
+            **PPO,
         )
     monkeypatch.setattr(Run, "save_checkpoint", saved)
     whole, resumed = final_policy(run), final_policy(clrl.resume(tmp_path / "cut", quiet=True))

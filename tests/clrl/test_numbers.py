@@ -29,8 +29,8 @@ def test_a_training_outlives_a_few_divergences(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It counts them, keeps the first, and resumes to the same weights."""
-    monkeypatch.setattr(Run, "checkpoint_seconds", 0.0)
-    whole = clrl.train(bursts(), out=tmp_path / "whole", **OPTIONS)
+    often = OPTIONS | {"checkpoint_seconds": 0.0}
+    whole = clrl.train(bursts(), out=tmp_path / "whole", **often)
     rows = list(csv.DictReader((whole.path / "progress.csv").read_text().splitlines()))
     counts = [int(row["env/diverged"]) for row in rows if row.get("env/diverged")]
     assert counts[-1] > 0
@@ -53,7 +53,7 @@ def test_a_training_outlives_a_few_divergences(
 
     monkeypatch.setattr(Run, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt):
-        clrl.train(bursts(), out=tmp_path / "cut", **OPTIONS)
+        clrl.train(bursts(), out=tmp_path / "cut", **often)
     monkeypatch.setattr(Run, "save_checkpoint", saved)
     cut = clrl.resume(tmp_path / "cut", bursts(), quiet=True)
     assert same_weights(whole, cut)
