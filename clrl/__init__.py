@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 from clrl.envs.catalog import register as _register
 
 if TYPE_CHECKING:
+    from clrl.adaptation import adapt
     from clrl.api import evaluate, load
     from clrl.run import Run
     from clrl.trainer import resume, train
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "evaluate", "load", "resume", "train"]
+__all__ = ["Run", "adapt", "evaluate", "load", "resume", "train"]
 
 _EXPORTS = {
     "Run": "clrl.run",
+    "adapt": "clrl.adaptation",
     "evaluate": "clrl.api",
     "load": "clrl.api",
     "resume": "clrl.trainer",

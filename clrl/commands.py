@@ -48,7 +48,7 @@ def resume(options: argparse.Namespace) -> None:
 
 def adapt(options: argparse.Namespace) -> None:
     """Teach a trained agent one more skill and show what the others kept."""
-    from clrl.adapt import Adaptation, adapt
+    from clrl.adaptation import Adaptation, adapt
 
     run = adapt(
         options.run,

@@ -170,7 +170,8 @@ class _Reader:
         if operator not in _OPERATORS:
             raise ValueError(f"operator {operator!r}")
         if operator == "Gather":
-            self._gather(*inputs, outputs)
+            table, index = inputs
+            self._gather(table, index, outputs)
             return
         self._check_flow(operator, inputs)
         self.flow |= set(outputs)

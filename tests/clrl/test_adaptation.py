@@ -12,7 +12,7 @@ import torch
 
 import clrl
 from clrl import bundle, export
-from clrl.adapt import Adaptation, adapt
+from clrl.adaptation import Adaptation, adapt
 from clrl.cli import main
 from clrl.run import Run
 from tests.clrl.test_train import PAIR, PPO
