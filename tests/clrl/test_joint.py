@@ -18,6 +18,7 @@ from clrl.eval.report import table
 from clrl.measure import evaluate_run
 from clrl.run import Run
 from clrl.schedule import at_once, in_turn
+from tests.clrl.conftest import Stopped
 
 OPTIONS: dict[str, Any] = {
     "joint": True,
@@ -71,21 +72,10 @@ def test_a_joint_run_is_exported(whole: Run) -> None:
 
 @pytest.mark.parametrize("stop", [1, 2, 5])
 def test_a_stopped_joint_run_resumes_bit_for_bit(
-    stop: int, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int, whole: Run, tmp_path: Path, stopped: Stopped
 ) -> None:
-    saved, count = Run.save_checkpoint, 0
-
-    def save_then_die(self: Run, *args: Any) -> None:
-        nonlocal count
-        saved(self, *args)
-        count += 1
-        if count == stop:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped(stop):
         clrl.train(PAIR, out=tmp_path / "cut", checkpoint_seconds=0.0, **OPTIONS)
-    monkeypatch.setattr(Run, "save_checkpoint", saved)
     resumed = clrl.resume(tmp_path / "cut", quiet=True)
     mine, theirs = weights(resumed), weights(whole)
     assert mine.keys() == theirs.keys()

@@ -1,7 +1,6 @@
 """A run with an external memory: trained, stopped and resumed, evaluated, and not exported."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from clrl.cli import main
 from clrl.export import export
 from clrl.measure import evaluate_run
 from clrl.run import Run
+from tests.clrl.conftest import Stopped
 from tests.clrl.test_train import PAIR, PPO
 
 
@@ -34,19 +34,9 @@ def final_policy(run: Run) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_with_a_memory_resumes_bit_for_bit(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, stopped: Stopped
 ) -> None:
-    saved, count = Run.save_checkpoint, 0
-
-    def save_then_die(self: Run, *args: Any) -> None:
-        nonlocal count
-        saved(self, *args)
-        count += 1
-        if count == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped(4):
         clrl.train(
             PAIR,
             memory=3,
@@ -55,7 +45,6 @@ def test_a_run_with_a_memory_resumes_bit_for_bit(
             checkpoint_seconds=0.0,
             **PPO,
         )
-    monkeypatch.setattr(Run, "save_checkpoint", saved)
     whole, resumed = final_policy(run), final_policy(clrl.resume(tmp_path / "cut", quiet=True))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     written = whole["features.written"]

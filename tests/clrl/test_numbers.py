@@ -13,8 +13,8 @@ import clrl
 from clrl import checkpoint, divergence
 from clrl.agents import NumericalError
 from clrl.envs import Curriculum
-from clrl.run import Run
 from tests.agents.conftest import make_agent
+from tests.clrl.conftest import Stopped
 from tests.clrl.test_train import PPO, same_weights
 from tests.envs.test_divergence import Bursts
 
@@ -25,9 +25,7 @@ def bursts() -> Curriculum:
     return Curriculum("bursts", [Bursts()])
 
 
-def test_a_training_outlives_a_few_divergences(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_outlives_a_few_divergences(tmp_path: Path, stopped: Stopped) -> None:
     """It counts them, keeps the first, and resumes to the same weights."""
     often = OPTIONS | {"checkpoint_seconds": 0.0}
     whole = clrl.train(bursts(), out=tmp_path / "whole", **often)
@@ -42,19 +40,8 @@ def test_a_training_outlives_a_few_divergences(
     assert first["world"] == 1
     assert {"state", "action"} <= load_file(said[0].with_suffix(".safetensors")).keys()
 
-    saved, count = Run.save_checkpoint, 0
-
-    def save_then_die(self: Run, *args: Any) -> None:
-        nonlocal count
-        saved(self, *args)
-        count += 1
-        if count == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped(4):
         clrl.train(bursts(), out=tmp_path / "cut", **often)
-    monkeypatch.setattr(Run, "save_checkpoint", saved)
     cut = clrl.resume(tmp_path / "cut", bursts(), quiet=True)
     assert same_weights(whole, cut)
     ends = [checkpoint.read(checkpoint.steps(r.checkpoints)[-1])[0] for r in (whole, cut)]

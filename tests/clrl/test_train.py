@@ -21,6 +21,7 @@ from clrl import checkpoint
 from clrl.envs import Curriculum, make_curriculum
 from clrl.measure import evaluate_run
 from clrl.run import Run
+from tests.clrl.conftest import Stopped
 
 SMALL: dict[str, Any] = {
     "steps_per_skill": 768,
@@ -114,22 +115,10 @@ def test_another_seed_trains_another_agent(whole: dict[str, Run], tmp_path: Path
 
 @pytest.mark.parametrize(("kind", "stop"), [("ppo", 1), ("ppo", 4), ("ppo", 9), ("sac", 40)])
 def test_a_stopped_run_resumes_bit_for_bit(
-    kind: str, stop: int, whole: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, stop: int, whole: dict[str, Run], tmp_path: Path, stopped: Stopped
 ) -> None:
-    saved = Run.save_checkpoint
-    count = 0
-
-    def save_then_die(self: Run, *args: Any) -> None:
-        nonlocal count
-        saved(self, *args)
-        count += 1
-        if count == stop:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped(stop):
         clrl.train(PAIR, kind, out=tmp_path / "cut", **OPTIONS[kind] | OFTEN)
-    monkeypatch.setattr(Run, "save_checkpoint", saved)
     resumed = clrl.resume(tmp_path / "cut", quiet=True)
     assert same_weights(whole[kind], resumed)
     assert resumed.retention().success == whole[kind].retention().success
