@@ -24,32 +24,6 @@ class CLEAR(Remembering):
     untrained policy did is not worth cloning through a head that nothing else trains any more.
     """
 
-    def __init__(
-        self,
-        strength: float = 1.0,
-        capacity: int = 20_000,
-        batch_size: int = 256,
-        tail: float = 0.25,
-        max_grad_norm: float = 0.5,
-        every: int = 8,
-        seed: int = 0,
-    ) -> None:
-        """Set the memory and the pull.
-
-        Args:
-            strength: Weight of cloning.
-            capacity: Rows over all skills, >= 1.
-            batch_size: Rows per update, over all earlier skills, >= 1.
-            tail: Last share of a skill's budget that is remembered, in (0, 1].
-            max_grad_norm: Bound of each gradient's norm at strength 1, > 0.
-            every: Updates from one rehearsal to the next, >= 1.
-            seed: Of the draws.
-
-        Raises:
-            ValueError: an argument out of range.
-        """
-        super().__init__(strength, capacity, batch_size, tail, max_grad_norm, every, seed)
-
     def rows(self, learner: Learner) -> dict[str, Tensor]:
         """States, with what actor and critics say there now, and for SAC the actions."""
         kept = ("observation", "action") if learner.off_policy else ("observation",)

@@ -82,6 +82,8 @@ class JointPPO(ContinualPPO):
         if len(getattr(env, "parts", ())) != len(self.skills):
             raise ValueError(f"joint training of {len(self.skills)} skills needs an env for each")
         self._buffers = [self._buffer(part) for part in parts.parts]
+        callback.on_rollout_start()  # once, while agent and worlds stand where a checkpoint may
+        callback = _Begun(callback)
         before: tuple[Any, Any] = self._last_obs, self._last_episode_starts
         after = []
         for skill, rows in enumerate(parts.slices):
@@ -183,3 +185,16 @@ class JointNetworks:
 def _joined(columns: Sequence[Any]) -> Any:
     tensors = isinstance(columns[0], Tensor)
     return torch.cat([*columns]) if tensors else np.concatenate([*columns])
+
+
+class _Begun:
+    """A callback that has been told of the start already."""
+
+    def __init__(self, callback: Any) -> None:
+        self._callback = callback
+
+    def on_rollout_start(self) -> None:
+        """Nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._callback, name)

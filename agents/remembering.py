@@ -20,15 +20,24 @@ class Remembering(Protection):
 
     def __init__(
         self,
-        strength: float,
-        capacity: int,
-        batch_size: int,
-        tail: float,
-        max_grad_norm: float,
-        every: int,
-        seed: int,
+        strength: float = 1.0,
+        capacity: int = 20_000,
+        batch_size: int = 256,
+        tail: float = 0.25,
+        max_grad_norm: float = 0.5,
+        every: int = 8,
+        seed: int = 0,
     ) -> None:
-        """Set the memory; arguments are described where a subclass is made by users.
+        """Set the memory and the pull.
+
+        Args:
+            strength: Weight of what is done with the rows.
+            capacity: Rows over all skills, >= 1.
+            batch_size: Rows per update, over all earlier skills, >= 1.
+            tail: Last share of a skill's budget that is remembered, in (0, 1].
+            max_grad_norm: Bound of each gradient's norm at strength 1, > 0.
+            every: Updates from one rehearsal to the next, >= 1.
+            seed: Of the draws.
 
         Raises:
             ValueError: an argument out of range.

@@ -34,31 +34,9 @@ class ReservoirReplay(Remembering):
     2020, arXiv:2006.15134).
     """
 
-    def __init__(
-        self,
-        strength: float = 1.0,
-        capacity: int = 20_000,
-        batch_size: int = 256,
-        tail: float = 0.25,
-        max_grad_norm: float = 0.5,
-        every: int = 8,
-        seed: int = 0,
-    ) -> None:
-        """Set the memory and the rehearsal.
-
-        Args:
-            strength: Weight of rehearsal.
-            capacity: Rows over all skills, >= 1.
-            batch_size: Rows per update, over all earlier skills, >= 1.
-            tail: Last share of a skill's budget that is remembered, in (0, 1].
-            max_grad_norm: Bound of the gradient's norm at strength 1, > 0.
-            every: Updates from one rehearsal to the next, >= 1.
-            seed: Of the draws.
-
-        Raises:
-            ValueError: an argument out of range.
-        """
-        super().__init__(strength, capacity, batch_size, tail, max_grad_norm, every, seed)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Set memory and rehearsal, with the arguments of `Remembering`."""
+        super().__init__(*args, **options)
         self.scale: dict[int, float] = {}
 
     def after_skill(self, learner: Learner) -> None:
