@@ -173,8 +173,12 @@ def resolve(
     names = (() if joint else DEFAULT_PROTECT) if protect is None else protect
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ValueError("protect takes a list of names, such as ['ewc'] or ['module:Class']")
-    chosen = {name: dict(names[name]) if isinstance(names, Mapping) else {} for name in names}
-    check_protections(list(names))
+    given: Mapping[str, Any] = names if isinstance(names, Mapping) else {name: {} for name in names}
+    for name, table in given.items():
+        if not isinstance(table, Mapping):
+            raise ValueError(f"protect {name!r} must be a table of options, got {shown(table)}")
+    chosen = {name: dict(table) for name, table in given.items()}
+    check_protections(list(given))
     if joint and chosen:
         raise ValueError("joint training has no earlier skill to protect; leave protect out")
     preset = PRESETS[agent]
