@@ -127,4 +127,5 @@ def _load(path: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path!r} cannot be imported: {error}") from None
+        hint = f"; PYTHONPATH must lead to {module}" if isinstance(error, ImportError) else ""
+        raise ValueError(f"{path!r} cannot be imported: {error}{hint}") from None

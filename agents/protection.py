@@ -146,8 +146,16 @@ class Protection:
 
     @property
     def bytes(self) -> int:
-        """Memory of what it keeps about earlier skills."""
-        return 0
+        """Memory of what it keeps about earlier skills: the tensors of `state_dict`."""
+        return _nbytes({k: v for k, v in self.state_dict().items() if k != "generator"})
+
+
+def _nbytes(state: Any) -> int:
+    if isinstance(state, dict):
+        state = list(state.values())
+    if isinstance(state, list | tuple):
+        return sum(map(_nbytes, state))
+    return state.nbytes if isinstance(state, Tensor) else 0
 
 
 def in_order(protections: Sequence[Protection]) -> list[Protection]:

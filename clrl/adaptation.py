@@ -1,5 +1,6 @@
 """`clrl adapt`: one more skill, or a variant, for a trained agent, and what the others kept."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -136,6 +137,8 @@ def _extended(
     spec.pop("name", None)
     made = make_skill(key, **spec)
     name = name or _name(made, variant)
+    if not re.fullmatch(r"[\w+-][\w.+-]*", name):
+        raise ValueError(f"--name takes letters, digits, '_', '.', '+' and '-', got {name!r}")
     if name in known:
         raise ValueError(f"{base.path} has a skill {name!r} already; give the new one a --name")
     made = make_skill(key, **spec, name=name)
@@ -162,8 +165,12 @@ def _extended(
 
 def _name(skill: Task, variant: Mapping[str, Any]) -> str:
     """The skill's own name and what varies: "dial-mirrored", "push-payload-2"."""
-    words = [key if value is True else f"{key}-{value:g}" for key, value in variant.items()]
+    words = [key if value is True else f"{key}-{_short(value)}" for key, value in variant.items()]
     return "-".join((skill.name, *words))
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _inherit(base: Run, finals: list[Path], made: Run) -> None:

@@ -21,6 +21,7 @@ def card(contract: Contract, *, bundle: str = ".", replay: str | None = None) ->
         f"# {title}, seed {contract['seed']}",
         "One policy for the skills below, learned one after another with clrl and exported for a "
         "robot: ONNX with the normaliser, the choice of skill, scaling and limits inside.",
+        *_variants(contract["skills"]),
         *([f"![replay]({replay})"] if replay else []),
         "## Skills",
         _skills(contract),
@@ -79,6 +80,15 @@ def _skills(contract: Contract) -> str:
             f"| {m['success_when_learned']:.0%} | {hz} |"
         )
     return "\n".join(lines)
+
+
+def _variants(skills: list[Any]) -> list[str]:
+    own = [skill["name"] for skill in skills if skill["bytes_of_variant"]]
+    if not own:
+        return []
+    return [
+        f"Variants with layers of their own, each learned apart after the others: {', '.join(own)}."
+    ]
 
 
 def _protocol(protocol: Contract) -> str:

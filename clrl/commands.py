@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import os
 import sys
 import textwrap
 from importlib.util import find_spec
@@ -115,7 +116,7 @@ def sweep(options: argparse.Namespace) -> None:
     """Train every run of a sweep, and set them side by side."""
     from clrl.sweep import Sweep, cores
 
-    at_once = options.jobs or cores()
+    at_once = cores() if options.jobs is None else options.jobs
     if not 1 <= at_once <= cores() and (options.engine == "local" or at_once < 1):
         raise ValueError(f"--jobs must be in [1, {cores()}], the cores here, got {options.jobs}")
     threads = cores() // at_once if options.engine == "local" else 1
@@ -124,10 +125,17 @@ def sweep(options: argparse.Namespace) -> None:
         runs = {"runs": work.to_json()}
         print(json.dumps(runs, indent=2) if options.json else work.plan(at_once))
         return
-    tell = sys.stderr if options.json else sys.stdout
-    failed = work.train(
-        options.engine, options.jobs, lambda line: print(line, file=tell, flush=True)
-    )
+    out = sys.stderr if options.json else sys.stdout
+
+    def tell(line: str) -> None:
+        print(line, file=out, flush=True)
+
+    tell(f"{len(work.left())} of {len(work.entries)} runs to train, logs in {work.out}/logs")
+    try:
+        failed = work.train(options.engine, options.jobs, tell)
+    except KeyboardInterrupt:
+        tell("stopped; the same command goes on")
+        raise
     comparison = work.comparison()
     if options.json:
         methods = comparison.to_json() if comparison else []
@@ -146,7 +154,12 @@ def compare(options: argparse.Namespace) -> None:
     choose_backend()
     from clrl.compare import compare, write_report
 
-    comparison = compare(options.runs)
+    if options.out and (not Path(options.out).parent.is_dir() or Path(options.out).is_dir()):
+        raise ValueError(f"--out {options.out} must be a file in a folder that exists")
+    runs = [path for path in options.runs if (Path(path) / "run.json").exists()]
+    for path in set(options.runs) - set(runs) if runs else ():  # such as the logs of a sweep
+        print(f"clrl: {path} is not a run; left out", file=sys.stderr)
+    comparison = compare(runs or options.runs)
     if options.out:
         write_report(Path(options.out), comparison)
     print(json.dumps(comparison.to_json(), indent=2) if options.json else comparison)
@@ -172,11 +185,16 @@ def export(options: argparse.Namespace) -> None:
     choose_backend()
     from clrl.export import LEARNED, export, write
     from clrl.run import Run
+    from clrl.voices import voices_of
 
     if not options.out and not options.hub_dir:
         raise ValueError("give --out, --hub-dir or both")
     run = Run.open(options.run)
-    run.finished()
+    variants = [Run.open(path) for path in options.variants]
+    for path in filter(None, (options.out, options.hub_dir)):
+        if os.path.lexists(path):
+            raise FileExistsError(f"{path} exists; choose another place or remove it")
+    added = voices_of(run, variants)[len(run.curriculum) :]  # refuses before anything is shown
     result = run.retention()
     print(result, file=sys.stderr if options.json else sys.stdout)
     rates = zip(result.skills, result.success[-1], strict=True)
@@ -184,7 +202,7 @@ def export(options: argparse.Namespace) -> None:
         print(f"clrl: under {LEARNED:.0%} success: {', '.join(poor)}", file=sys.stderr)
     files = export(
         run,
-        [Run.open(path) for path in options.variants],
+        variants,
         min_retention=options.min_retention,
         allow_forgetting=options.allow_forgetting,
     )
@@ -200,6 +218,8 @@ def export(options: argparse.Namespace) -> None:
         print(json.dumps(written | {"no_replay": missing}))
         return
     print()
+    for voice in added:
+        print(f"variant {voice.name}: {voice.measured['success']:.0%}, {voice.size / 1000:.1f} kB")
     for path in filter(None, (options.out, options.hub_dir)):
         print(path)
     if missing:

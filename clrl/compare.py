@@ -17,7 +17,8 @@ from clrl.eval.metrics import forward_transfer_per_skill
 from clrl.eval.retention import Retention
 from clrl.run import Run
 
-_ELSEWHERE = ("curriculum", "protect", "agent", "options", "seed", "threads", "device", "versions")
+_ELSEWHERE = {"curriculum", "protect", "agent", "options", "seed", "threads", "device", "versions"}
+_ELSEWHERE |= {"checkpoint_seconds", "keep_checkpoints"}  # no part of a method
 
 
 @dataclass(frozen=True, kw_only=True)

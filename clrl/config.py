@@ -178,7 +178,7 @@ def resolve(
         if not isinstance(table, Mapping):
             raise ValueError(f"protect {name!r} must be a table of options, got {shown(table)}")
     chosen = {name: dict(table) for name, table in given.items()}
-    check_protections(list(given))
+    check_protections(list(names))
     if joint and chosen:
         raise ValueError("joint training has no earlier skill to protect; leave protect out")
     preset = PRESETS[agent]

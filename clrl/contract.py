@@ -69,6 +69,7 @@ def _skill(voice: Voice, index: int) -> Contract:
         "name": skill.name,
         "index": index,
         "id": skill.spec["id"],
+        "options": {key: value for key, value in skill.spec.items() if key not in ("id", "name")},
         "control_hz": round(1.0 / dt, 6) if dt else None,
         "horizon": skill.horizon,
         "axes": getattr(skill, "axes", "as in the environment"),

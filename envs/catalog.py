@@ -72,7 +72,8 @@ def _load(path: str, key: str) -> Any:
     try:
         kind = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"skill {key!r} cannot be imported: {line(error)}") from None
+        hint = f"; PYTHONPATH must lead to {module}" if isinstance(error, ImportError) else ""
+        raise ValueError(f"skill {key!r} cannot be imported: {line(error)}{hint}") from None
     if not isinstance(kind, type):
         raise ValueError(f"{key!r} is no skill: it is no class")
     if missing := [name for name in ("spec", "vec_env") if not hasattr(kind, name)]:

@@ -14,6 +14,7 @@ from clrl.agents import (
     EWC,
     OnlineEWC,
     PolicyDistillation,
+    Protection,
     Reservoir,
     ReservoirReplay,
     make_protection,
@@ -356,3 +357,12 @@ def test_sac_rehearses_the_losses_it_states(
         for mine, other in zip(ours, expected, strict=True):
             other = torch.zeros_like(mine) if other is None else other
             torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_protection_of_ones_own_counts_what_it_remembers() -> None:
+    class Own(Protection):
+        def state_dict(self) -> dict[str, Any]:
+            return super().state_dict() | {"kept": [torch.zeros(5), {"more": torch.zeros(2)}]}
+
+    assert Own().bytes == 28
+    assert Protection().bytes == 0

@@ -147,6 +147,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no such option": (["--skill", "press", "--set", "colour=red"], "colour"),
     "out of range": (["--skill", "press", "--set", "payload=-1"], "payload must be a number in"),
     "no setting": (["--skill", "press", "--set", "payload"], "--set takes KEY=VALUE"),
+    "a path for a name": (["--skill", "press", "--name", "../x"], "--name takes letters"),
     "name taken": (["--skill", "press"], "give the new one a --name"),
     "other spaces": (["--skill", "Reacher-v5"], "does not fit"),
     "like nothing": (["--skill", "arm-push", "--like", "lift"], "has no skill 'lift'"),

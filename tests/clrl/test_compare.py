@@ -97,8 +97,18 @@ def test_what_cannot_be_compared_is_refused(
     assert "is not finished; `clrl resume" in refused(capsys, "compare", str(copy))
     assert "is not a run" in refused(capsys, "compare", str(tmp_path))
     nowhere = str(tmp_path / "absent" / "report.html")
-    assert "No such file" in refused(capsys, "compare", str(runs[0]), "--out", nowhere)
+    assert "in a folder that exists" in refused(capsys, "compare", str(runs[0]), "--out", nowhere)
     assert not list(tmp_path.glob("absent*"))
+
+
+def test_what_lies_beside_runs_is_left_out(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs").mkdir()
+    main(["compare", str(runs[0]), str(tmp_path / "logs")])
+    said = capsys.readouterr()
+    assert "logs is not a run; left out" in said.err
+    assert "none" in said.out
 
 
 def test_other_protocols_are_not_mixed(runs: list[Path], tmp_path: Path) -> None:
