@@ -181,7 +181,7 @@ def resolve(
     check_protections(list(names))
     if joint and chosen:
         raise ValueError("joint training has no earlier skill to protect; leave protect out")
-    preset = PRESETS[agent]
+    preset = preset_of(agent, len(curriculum.get("skills", ())) if joint else 1)
     own = {k: v for k, v in options.items() if k in _OWN}
     rest = {k: v for k, v in options.items() if k not in own}
     own_policy = rest.pop("policy_kwargs", {})
@@ -199,6 +199,16 @@ def resolve(
         options={**preset["options"], **rest, "policy_kwargs": policy},
     )
     return replace(config, **own) if own else config
+
+
+def preset_of(agent: str, skills: int = 1) -> dict[str, Any]:
+    """Settings of an agent that learns some skills at once.
+
+    Each has the worlds and the share of a minibatch that it has alone.
+    """
+    preset = PRESETS[agent]
+    options = preset["options"] | {"batch_size": skills * preset["options"]["batch_size"]}
+    return {"worlds": skills * preset["worlds"], "options": options}
 
 
 def _check_sizes(where: str, value: Any, most: int) -> None:
