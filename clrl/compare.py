@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clrl import checkpoint
-from clrl.config import PRESETS, Config
+from clrl.config import preset_of, Config
 from clrl.eval.comparison import Comparison, Method
 from clrl.eval.figure import Curves
 from clrl.eval.metrics import forward_transfer_per_skill
@@ -117,8 +117,9 @@ def label(config: Config) -> str:
     protect = [f"{name}{_options(chosen)}" for name, chosen in config.protect.items()]
     fields = {k: v for k, v in asdict(config).items() if k not in _ELSEWHERE}
     usual = {k: v for k, v in asdict(Config(curriculum={})).items() if k in fields}
-    usual["worlds"] = PRESETS[config.agent]["worlds"]
-    own = _differing(fields, usual) | _differing(config.options, PRESETS[config.agent]["options"])
+    preset = preset_of(config.agent, len(config.curriculum["skills"]) if config.joint else 1)
+    usual["worlds"] = preset["worlds"]
+    own = _differing(fields, usual) | _differing(config.options, preset["options"])
     return f"{config.agent}: {' + '.join(protect) or 'none'}{_options(own)}"
 
 
