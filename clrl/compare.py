@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clrl import checkpoint
-from clrl.config import preset_of, Config
+from clrl.config import Config, preset_of
 from clrl.eval.comparison import Comparison, Method
 from clrl.eval.figure import Curves
 from clrl.eval.metrics import forward_transfer_per_skill
