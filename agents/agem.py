@@ -71,11 +71,6 @@ class AGEM(Protection):
         super().load_state_dict(state)
         self._memory.load_state_dict(state["memory"])
 
-    @property
-    def bytes(self) -> int:
-        """States and outputs of every earlier skill."""
-        return self._memory.bytes
-
 
 @torch.no_grad()
 def project(

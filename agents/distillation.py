@@ -79,11 +79,6 @@ class PolicyDistillation(Protection):
         super().load_state_dict(state)
         self.memory = {int(skill): list(columns) for skill, columns in state["memory"].items()}
 
-    @property
-    def bytes(self) -> int:
-        """States and teacher's outputs of every earlier skill."""
-        return sum(t.nbytes for columns in self.memory.values() for t in columns)
-
 
 def imitate(
     learner: Learner, rows: dict[int, dict[str, Tensor]], strength: float, max_norm: float

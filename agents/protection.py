@@ -147,12 +147,12 @@ class Protection:
     @property
     def bytes(self) -> int:
         """Memory of what it keeps about earlier skills: the tensors of `state_dict`."""
-        return _nbytes({k: v for k, v in self.state_dict().items() if k != "generator"})
+        return _nbytes(self.state_dict())
 
 
 def _nbytes(state: Any) -> int:
     if isinstance(state, dict):
-        state = list(state.values())
+        state = [value for key, value in state.items() if key != "generator"]
     if isinstance(state, list | tuple):
         return sum(map(_nbytes, state))
     return state.nbytes if isinstance(state, Tensor) else 0

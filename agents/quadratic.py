@@ -73,11 +73,6 @@ class QuadraticPenalty(Protection):
         super().load_state_dict(state)
         self.importance, self.anchor = list(state["importance"]), list(state["anchor"])
 
-    @property
-    def bytes(self) -> int:
-        """Two numbers per shared weight, however many skills."""
-        return sum(t.nbytes for t in (*self.importance, *self.anchor))
-
 
 def shared(learner: Learner) -> list[nn.Parameter]:
     """The weights of the actor's trunk, layer by layer."""

@@ -106,11 +106,6 @@ class ReDo(Protection):
         self.memory = {int(skill): rows for skill, rows in state["memory"].items()}
         self.recycled = state["recycled"]
 
-    @property
-    def bytes(self) -> int:
-        """States of every earlier skill."""
-        return sum(rows.nbytes for rows in self.memory.values())
-
 
 def _readers(
     policy: Any, following: Sequence[nn.Linear], means: Means

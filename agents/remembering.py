@@ -105,12 +105,6 @@ class Remembering(Protection):
         filling = state["filling"]
         self._filling = None if filling is None else Reservoir.from_state(filling)
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the reservoirs of earlier skills and of the one being filled."""
-        filling = self._filling.bytes if self._filling is not None else 0
-        return filling + sum(reservoir.bytes for reservoir in self.reservoirs.values())
-
 
 def stacked(rows: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
     """Rows of several skills as columns, skill after skill."""

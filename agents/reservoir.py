@@ -95,11 +95,6 @@ class Reservoir:
             raise ValueError("a reservoir holds fewer rows than it says")
         return reservoir
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the columns."""
-        return sum(column.nbytes for column in self.columns.values())
-
 
 def _last_of_each(slot: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct slots, and for each the index of the last row that drew it."""

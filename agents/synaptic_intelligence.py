@@ -84,11 +84,6 @@ class SynapticIntelligence(QuadraticPenalty):
         super().load_state_dict(state)
         self._path = {name: list(tensors) for name, tensors in state["path"].items()}
 
-    @property
-    def bytes(self) -> int:
-        """Two numbers per shared weight, and four more while a skill is trained."""
-        return super().bytes + sum(t.nbytes for part in self._path.values() for t in part)
-
 
 def _copies(parameters: list[nn.Parameter]) -> list[Tensor]:
     return [p.detach().clone() for p in parameters]

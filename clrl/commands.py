@@ -183,29 +183,32 @@ def export(options: argparse.Namespace) -> None:
     from clrl.envs.opengl import choose_backend
 
     choose_backend()
-    from clrl.export import LEARNED, export, write
+    from clrl.bundle import CONTRACT
+    from clrl.export import LEARNED, ForgottenError, export, write
     from clrl.run import Run
-    from clrl.voices import voices_of
 
     if not options.out and not options.hub_dir:
         raise ValueError("give --out, --hub-dir or both")
-    run = Run.open(options.run)
-    variants = [Run.open(path) for path in options.variants]
     for path in filter(None, (options.out, options.hub_dir)):
         if os.path.lexists(path):
             raise FileExistsError(f"{path} exists; choose another place or remove it")
-    added = voices_of(run, variants)[len(run.curriculum) :]  # refuses before anything is shown
+    run = Run.open(options.run)
+    table = sys.stderr if options.json else sys.stdout
+    try:
+        files = export(
+            run,
+            [Run.open(path) for path in options.variants],
+            min_retention=options.min_retention,
+            allow_forgetting=options.allow_forgetting,
+        )
+    except ForgottenError:
+        print(run.retention(), file=table)
+        raise
     result = run.retention()
-    print(result, file=sys.stderr if options.json else sys.stdout)
+    print(result, file=table)
     rates = zip(result.skills, result.success[-1], strict=True)
     if poor := [f"{name} {rate:.0%}" for name, rate in rates if rate < LEARNED]:
         print(f"clrl: under {LEARNED:.0%} success: {', '.join(poor)}", file=sys.stderr)
-    files = export(
-        run,
-        variants,
-        min_retention=options.min_retention,
-        allow_forgetting=options.allow_forgetting,
-    )
     if options.out:
         write(Path(options.out), files)
     missing = None
@@ -218,8 +221,10 @@ def export(options: argparse.Namespace) -> None:
         print(json.dumps(written | {"no_replay": missing}))
         return
     print()
-    for voice in added:
-        print(f"variant {voice.name}: {voice.measured['success']:.0%}, {voice.size / 1000:.1f} kB")
+    for skill in json.loads(files[CONTRACT])["skills"]:
+        if size := skill["bytes_of_variant"]:
+            rate = skill["measured"]["success"]
+            print(f"variant {skill['name']}: {rate:.0%}, {size / 1000:.1f} kB")
     for path in filter(None, (options.out, options.hub_dir)):
         print(path)
     if missing:

@@ -25,6 +25,10 @@ LEARNED = 0.5  # success that counts as learned, as the metric `retention` has i
 Pairs = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
+class ForgottenError(ValueError):
+    """An earlier skill kept less than was asked for."""
+
+
 def export(
     run: Run,
     variants: Sequence[Run] = (),
@@ -98,7 +102,7 @@ def judge(retention: Retention, least: float, allow: bool) -> dict[str, Any]:
     forgotten = {name: r for name, r in kept.items() if r is not None and r < least}
     if forgotten and not allow:
         worst = ", ".join(f"{name} {r:.2f}" for name, r in forgotten.items())
-        raise ValueError(
+        raise ForgottenError(
             f"not exported: retention under {least:g} ({worst}); train it longer or protect it, or "
             "give --allow-forgetting"
         )

@@ -148,15 +148,18 @@ class Run:
             if leftover.is_file():  # a folder is someone's export
                 leftover.unlink()
 
-    def finished(self) -> list[Path]:
-        """`finals` of a run that is finished.
+    def finished(self, measured: bool = True) -> list[Path]:
+        """`finals` of a run that is trained to its end.
+
+        Args:
+            measured: And has its result.
 
         Raises:
             ValueError: it is not, or a checkpoint is missing.
         """
         finals = self.finals()
         whole = len(finals) == len(self.curriculum) + 1
-        if not whole or not (self.path / "retention.json").is_file():
+        if not whole or (measured and not (self.path / "retention.json").is_file()):
             raise ValueError(
                 f"{self.path} is not finished: {len(finals)} of {len(self.curriculum) + 1} "
                 f"checkpoints at the end of a skill; finish it with `clrl resume {self.path}`"

@@ -254,7 +254,7 @@ def test_a_reservoir_takes_no_more_room_than_twice_its_rows_and_gives_it_back() 
     reservoir, generator = Reservoir(10**9), torch.Generator()
     for rows in torch.arange(1000).split(30):
         reservoir.add({"row": rows}, generator)
-        assert reservoir.bytes <= 2 * 8 * reservoir.seen
+        assert reservoir.columns["row"].nbytes <= 2 * 8 * reservoir.seen
     reservoir.trim()
     assert torch.equal(reservoir.columns["row"], torch.arange(1000))
 

@@ -221,7 +221,7 @@ def test_reservoir_keeps_columns_together_and_its_bytes_bounded() -> None:
     for start in range(0, 400, 50):
         rows = torch.arange(start, start + 50)
         reservoir.add({"a": rows.float(), "b": -rows.float()[:, None]}, generator)
-        assert reservoir.bytes == 16 * 8
+        assert sum(c.nbytes for c in reservoir.columns.values()) == 16 * 8
     drawn = reservoir.sample(100, generator)
     assert torch.equal(drawn["a"], -drawn["b"][:, 0])
     assert len(reservoir) == 16
