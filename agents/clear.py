@@ -37,21 +37,24 @@ class CLEAR(Remembering):
     def update(self, learner: Learner) -> None:
         """Clone the policy; and the values too, where one optimizer moves both networks."""
         if self.rehearses("update"):
-            rows = self.sample()
-            imitate(learner, rows, self.strength, self.strength * self.max_grad_norm)
+            rows = self.sample(learner)
+            imitate(learner, rows, self.strength, self.bound(learner))
             if not learner.off_policy:
                 self._clone_values(learner, rows)
 
     def update_critic(self, learner: Learner) -> None:
         """Clone the values."""
         if self.rehearses("update_critic"):
-            self._clone_values(learner, self.sample())
+            self._clone_values(learner, self.sample(learner))
 
     def _clone_values(self, learner: Learner, rows: dict[int, dict[str, Tensor]]) -> None:
-        stored = torch.cat([columns["value"] for columns in rows.values()])
+        stored, weight = (
+            torch.cat([columns[name] for columns in rows.values()]) for name in ("value", "weight")
+        )
         share = len(stored) // len(rows)
 
         def loss(values: Tensor) -> Tensor:  # a mean over each skill's rows, summed over skills
-            return self.strength * 0.5 * (values - stored).square().sum() / share
+            apart = (values - stored).square().sum(dim=1)
+            return self.strength * 0.5 * (weight * apart).sum() / share
 
-        learner.pull_values(rows, loss, self.strength * self.max_grad_norm)
+        learner.pull_values(rows, loss, self.bound(learner))

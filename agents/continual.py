@@ -64,6 +64,7 @@ class Continual(_Base):
 
     Attributes:
         skills: Names of the skills begun so far, in order.
+        skill_importance: Of each of them, for the protections of later ones; 1 unless set.
         protections: What guards the earlier ones.
         protection_seconds: Time spent in protections.
         updates: "fast", or "sb3" for SB3's own code.
@@ -86,6 +87,7 @@ class Continual(_Base):
         self.updates = updates
         self.protections = in_order(protect)
         self.skills: list[str] = []
+        self.skill_importance: list[float] = []
         self.unread = Unread()
         self.protection_seconds = 0.0
         self._skill_start = 0
@@ -131,6 +133,7 @@ class Continual(_Base):
             self.policy_kwargs = self.policy_kwargs | {"n_heads": self.policy.n_heads}
             self._start_afresh()
         self.skills.append(name)
+        self.skill_importance.append(1.0)
         self.policy.select(self.skill)
         self._skill_start, self._skill_steps = self.num_timesteps, steps
         self._protect("before_skill")
@@ -300,6 +303,7 @@ class Continual(_Base):
         """
         return {
             "plain": {name: copy.copy(getattr(self, name, None)) for name in _PLAIN},
+            "importance": list(self.skill_importance),
             "policy": dict(self.policy.state_dict()),
             "optimizers": {n: o.state_dict() for n, (o, _) in self._optimizers().items()},
             "protections": [protection.state_dict() for protection in self.protections],
@@ -324,6 +328,7 @@ class Continual(_Base):
         self._start_afresh()
         for name, value in plain.items():
             setattr(self, name, value)
+        self.skill_importance = saved.importance(state, len(self.skills))
         self.policy.load_state_dict(saved.finite(state["policy"]))
         self.policy.select(self.skill)
         for name, (optimizer, _) in self._optimizers().items():

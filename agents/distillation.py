@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrl.agents.protection import Learner, Protection
+from clrl.agents.protection import Learner, Protection, weighted
 
 
 class PolicyDistillation(Protection):
@@ -61,7 +61,9 @@ class PolicyDistillation(Protection):
             rows = rows.to(columns[0].device, non_blocking=True)
             names = ("observation", "mean", "log_std")
             drawn[skill] = {n: c[rows] for n, c in zip(names, columns, strict=True)}
-        imitate(learner, drawn, self.strength, self.strength * self.max_grad_norm)
+            drawn[skill] = weighted(learner, skill, drawn[skill])
+        bound = self.reach(learner, self.memory) * self.max_grad_norm
+        imitate(learner, drawn, self.strength, bound)
 
     def after_skill(self, learner: Learner) -> None:
         """Store states of the finished skill and what the agent would do there."""
@@ -87,16 +89,19 @@ def imitate(
 
     Args:
         learner: Whose policy it is.
-        rows: Of each of some skills the same number, with columns `observation`, `mean`, `log_std`.
-        strength: Weight of the divergence: a mean over each skill's rows, summed over skills.
+        rows: Of each of some skills the same number, with columns `observation`, `mean`, `log_std`
+            and `weight`.
+        strength: Of the divergence: a mean over each skill's rows, summed over skills by weight.
         max_norm: Bound of the gradient's norm.
     """
     parts = list(rows.values())
     teacher = tuple(torch.cat([part[name] for part in parts]) for name in ("mean", "log_std"))
+    weight = torch.cat([part["weight"] for part in parts])
     share = len(parts[0]["mean"])
 
     def loss(*student: Tensor) -> Tensor:
-        return strength * gaussian_kl(teacher, student).sum() / share  # type: ignore[arg-type]
+        apart = gaussian_kl(teacher, student)  # type: ignore[arg-type]
+        return strength * (weight * apart).sum() / share
 
     learner.pull({skill: part["observation"] for skill, part in rows.items()}, loss, max_norm)
 

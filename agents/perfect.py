@@ -76,6 +76,7 @@ class PerfectMemory(Remembering):
         values = rehearsal.values(rehearsal.states(rows["observation"]), rows["action"])
         # of half the squared error, a mean over each skill's rows, summed over skills and critics
         gradient = self.strength * (values - target) * len(self.reservoirs) / len(values)
+        gradient = gradient * rows["weight"][:, None]
         rehearsal.pull_critics(gradient, self.max_grad_norm)
 
     def update(self, learner: Learner) -> None:
@@ -90,13 +91,14 @@ class PerfectMemory(Remembering):
         def loss(mean: Tensor, log_std: Tensor) -> Tensor:
             action, log_prob = squashed(mean, log_std, noise)
             # the slope's product has the gradient of the least value
-            return self.strength * ((temperature * log_prob).sum() - (slope * action).sum()) / share
+            own = temperature * log_prob - (slope * action).sum(dim=1, keepdim=True)
+            return self.strength * (rows["weight"][:, None] * own).sum() / share
 
         rehearsal.pull_actor(states, loss, self.max_grad_norm)
 
     def _batch(self, learner: Learner) -> tuple[dict[str, Tensor], Rehearsal, Tensor]:
         """Rows skill after skill, the networks for them, and each row's temperature, (rows, 1)."""
-        parts = self.sample()
+        parts = self.sample(learner)
         rows = stacked(parts)
         share = len(rows["reward"]) // len(parts)
         temperature = torch.tensor([self.temperature[skill] for skill in parts])

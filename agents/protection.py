@@ -1,6 +1,6 @@
 """What a protection is, and what it may ask of the agent it protects."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
@@ -12,6 +12,7 @@ class Learner(Protocol):
     """An agent as a protection sees it."""
 
     skills: list[str]
+    skill_importance: list[float]
     policy: Any
     device: torch.device
     off_policy: bool
@@ -130,6 +131,11 @@ class Protection:
     def after_skill(self, learner: Learner) -> None:
         """Remember what the skill taught, after its last update."""
 
+    def reach(self, learner: Learner, skills: Iterable[int]) -> float:
+        """Its strength, times the importance of that one of some earlier skills that needs most."""
+        needs = [learner.skill_importance[skill] for skill in skills]
+        return self.strength * max(needs, default=1.0)
+
     def due(self, hook: str) -> bool:
         """Count a call of a hook; whether it is the first, or one of `every` after it."""
         self._calls[hook] = self._calls.get(hook, -1) + 1
@@ -177,6 +183,13 @@ def asked_of_policy(protections: Sequence[Protection]) -> dict[str, Any]:
     """What those protections that are switched on ask of the policy."""
     active = [protection for protection in protections if protection.strength > 0.0]
     return {name: value for p in active for name, value in p.policy_kwargs.items()}
+
+
+def weighted(learner: Learner, skill: int, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows of an earlier skill with its importance beside each, in a column `weight`."""
+    some = next(iter(rows.values()))
+    weight = torch.full((len(some),), learner.skill_importance[skill], device=some.device)
+    return rows | {"weight": weight}
 
 
 def add_gradient(loss: Tensor, parameters: list[nn.Parameter], max_norm: float) -> None:

@@ -15,6 +15,7 @@ class QuadraticPenalty(Protection):
     method says only how it measures the importance w of the skill that ends. There is one anchor,
     the latest weights, for all skills, as Continual World has it; and each skill's importance is
     divided by its mean over the trunk, so that one strength serves skills of any reward scale.
+    Where skills' own importance is measured while training, the neediest one's multiplies it.
     Heads belong to their skill, and the critic is left free.
     """
 
@@ -45,13 +46,14 @@ class QuadraticPenalty(Protection):
         """Add strength * w * (theta - anchor), the penalty's gradient in closed form."""
         if not self.anchor or self.strength == 0.0:
             return
+        strength = self.reach(learner, range(learner.skill))
         parameters = shared(learner)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients: list[Any] = [p.grad for p in parameters]
         distance = torch._foreach_sub([*parameters], self.anchor)
-        torch._foreach_addcmul_(gradients, distance, self.importance, value=self.strength)
+        torch._foreach_addcmul_(gradients, distance, self.importance, value=strength)
 
     def after_skill(self, learner: Learner) -> None:
         """Measure this skill's importance and move the anchor to the present weights."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrl.agents.protection import Learner, Protection
+from clrl.agents.protection import Learner, Protection, weighted
 from clrl.agents.reservoir import Reservoir
 
 
@@ -86,10 +86,18 @@ class Remembering(Protection):
         """Whether this call of a hook is one to rehearse at."""
         return self.strength > 0.0 and bool(self.reservoirs) and self.due(hook)
 
-    def sample(self) -> dict[int, dict[str, Tensor]]:
-        """Rows of every earlier skill, the same number of each and `batch_size` in all."""
+    def sample(self, learner: Learner) -> dict[int, dict[str, Tensor]]:
+        """Rows of every earlier skill, the same number of each and `batch_size` in all.
+
+        A column `weight` holds each skill's importance.
+        """
         share = max(1, self.batch_size // len(self.reservoirs))
-        return {skill: r.sample(share, self.generator) for skill, r in self.reservoirs.items()}
+        rows = {skill: r.sample(share, self.generator) for skill, r in self.reservoirs.items()}
+        return {skill: weighted(learner, skill, columns) for skill, columns in rows.items()}
+
+    def bound(self, learner: Learner) -> float:
+        """Of the norm of a gradient from all earlier skills."""
+        return self.reach(learner, self.reservoirs) * self.max_grad_norm
 
     def state_dict(self) -> dict[str, Any]:
         """All reservoirs."""

@@ -51,21 +51,21 @@ class ReservoirReplay(Remembering):
         """Add the clipped gradient of the rehearsal loss of all earlier skills to the actor."""
         if not self.rehearses("update"):
             return
-        rows, scale = self._sample()
+        rows, scale = self._sample(learner)
         loss = self._clone(rows, scale) if "advantage" in rows else self._improve(learner, rows)
         share = len(scale) // len(self.reservoirs)
         observations = dict(zip(self.reservoirs, rows["observation"].split(share), strict=True))
         learner.pull(
             observations,
             lambda *gaussian: self.strength * loss(*gaussian) / share,
-            self.strength * self.max_grad_norm,
+            self.bound(learner),
         )
 
     def update_critic(self, learner: Learner) -> None:
         """Add the clipped gradient of the earlier skills' temporal differences to the critic."""
         if not self.rehearses("update_critic"):
             return
-        rows, scale = self._sample()
+        rows, scale = self._sample(learner)
         gamma: float = learner.gamma  # type: ignore[attr-defined]
         rehearsal = self._rehearsal(learner, rows)
         following = rehearsal.states(rows["next_observation"])
@@ -75,11 +75,11 @@ class ReservoirReplay(Remembering):
         values = rehearsal.values(rehearsal.states(rows["observation"]), rows["action"])
         # of half the squared error, a mean over each skill's rows, summed over skills and critics
         gradient = self.strength * (values - target) * len(self.reservoirs) / len(scale)
-        rehearsal.pull_critics(gradient, self.strength * self.max_grad_norm)
+        rehearsal.pull_critics(gradient * rows["weight"][:, None], self.bound(learner))
 
-    def _sample(self) -> tuple[dict[str, Tensor], Tensor]:
+    def _sample(self, learner: Learner) -> tuple[dict[str, Tensor], Tensor]:
         """Rows of every earlier skill, one after another, and the scale of each row, (rows, 1)."""
-        rows = stacked(self.sample())
+        rows = stacked(self.sample(learner))
         scale = torch.tensor([self.scale[skill] for skill in self.reservoirs])
         scale = scale.repeat_interleave(len(rows["action"]) // len(scale))[:, None]
         return rows, scale.to(rows["observation"].device, non_blocking=True)
@@ -89,7 +89,7 @@ class ReservoirReplay(Remembering):
         return Rehearsal(learner.policy, skills, len(rows["observation"]) // len(skills))
 
     def _clone(self, rows: dict[str, Tensor], scale: Tensor) -> Loss:
-        weight = (rows["advantage"] / scale[:, 0]).exp().clamp(max=_MAX_WEIGHT)
+        weight = (rows["advantage"] / scale[:, 0]).exp().clamp(max=_MAX_WEIGHT) * rows["weight"]
         return lambda mean, log_std: -(weight * log_likelihood(rows["action"], mean, log_std)).sum()
 
     def _improve(self, learner: Learner, rows: dict[str, Tensor]) -> Loss:
@@ -97,7 +97,8 @@ class ReservoirReplay(Remembering):
         states = rehearsal.states(rows["observation"])
         good = rehearsal.values(states, rows["action"]).amin(dim=1, keepdim=True)
         own, slope = rehearsal.slope(states, torch.tanh(rehearsal.means(states)))
-        better = (good >= own)[:, 0].float()
+        better = (good >= own)[:, 0] * rows["weight"]
+        slope = slope * rows["weight"][:, None]
         stored = torch.atanh(rows["action"].clamp(-0.999, 0.999))
 
         def loss(mean: Tensor, log_std: Tensor) -> Tensor:

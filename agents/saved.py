@@ -35,6 +35,20 @@ def plain(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def importance(state: Mapping[str, Any], skills: int) -> list[float]:
+    """Of each skill; 1 in checkpoints that were made before there was any.
+
+    Raises:
+        ValueError: they are not as many finite numbers >= 0.
+    """
+    found = state.get("importance", [1.0] * skills)
+    if not isinstance(found, list) or len(found) != skills:
+        raise ValueError(f"its {skills} skills have another number of importances")
+    if not all(_is_number(value) and value >= 0.0 for value in found):
+        raise ValueError("an importance is no finite number >= 0")
+    return found
+
+
 def finite(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
     """Weights and statistics, if all are finite; ValueError otherwise."""
     for name, tensor in tensors.items():

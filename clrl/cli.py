@@ -95,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--joint", action="store_true", help="all skills at once, the usual upper bound; ppo only"
     )
+    train.add_argument(
+        "--importance",
+        metavar="HOW",
+        help="of earlier skills to protections: equal, or measured by what each retains meanwhile",
+    )
     train.add_argument("--seed", type=int, default=0, help="decides every draw")
     train.add_argument(
         "--steps-per-skill",

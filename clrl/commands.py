@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-_PASSED = ("threads", "keep_checkpoints", "checkpoint_seconds")  # options that have no default here
+# options that have no default here
+_PASSED = ("threads", "keep_checkpoints", "checkpoint_seconds", "importance")
 
 
 def train(options: argparse.Namespace) -> None:

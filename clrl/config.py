@@ -51,7 +51,8 @@ _TAKEN = frozenset(
 DEFAULT_PROTECT = ("ewc", "distill", "replay")
 
 _LEAST = {"seed": 0, "worlds": 1, "threads": 0, "episodes": 1, "keep_checkpoints": 1}
-_OWN = ("worlds", "threads", "episodes", "keep_checkpoints", "checkpoint_seconds")
+_OWN = ("worlds", "threads", "episodes", "keep_checkpoints", "checkpoint_seconds", "importance")
+_IMPORTANCE = ("equal", "measured")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ class Config:
         agent: "ppo" or "sac".
         protect: Names of the protections, with their options.
         joint: Whether all skills are trained at once.
+        importance: What earlier skills weigh in protections: "equal", or "measured" by what each
+            retains while a later one is trained.
         seed: Decides the networks, the worlds and every draw.
         device: Where networks and worlds live, "cpu" or "cuda", or "warp:cpu" to try the latter.
         worlds: Worlds stepped at once in training.
@@ -79,6 +82,7 @@ class Config:
     agent: str = "ppo"
     protect: dict[str, dict[str, Any]] = field(default_factory=dict)
     joint: bool = False
+    importance: str = "equal"
     seed: int = 0
     device: str = "cpu"
     worlds: int = 128
@@ -101,6 +105,12 @@ class Config:
             raise ValueError(f"checkpoint_seconds must be a number >= 0, got {shown(seconds)}")
         if self.agent not in PRESETS:
             raise ValueError(f"unknown agent {shown(self.agent)}; choose from {', '.join(PRESETS)}")
+        if self.importance not in _IMPORTANCE:
+            raise ValueError(
+                f"importance must be one of {', '.join(_IMPORTANCE)}, got {shown(self.importance)}"
+            )
+        if self.importance != "equal" and not self.protect:
+            raise ValueError("importance is that of skills to protections, and there are none")
         if not isinstance(self.curriculum, dict):
             raise ValueError("curriculum must be a table")
         if not isinstance(self.device, str):

@@ -16,6 +16,7 @@ from clrl.envs.curriculum import Curriculum, make_curriculum
 from clrl.envs.side_by_side import SideBySide
 from clrl.envs.untrusted import shown
 from clrl.eval.evaluator import Evaluator
+from clrl.importance import moved
 from clrl.interrupt import Interrupted, Interruptible
 from clrl.lock import lock
 from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
@@ -64,8 +65,8 @@ def train(
         device: "cpu"; "cuda", where networks and worlds live on a GPU; or "auto", the GPU if it is
             there and `worlds` are enough for it.
         quiet: Print nothing.
-        options: `worlds`, `threads`, `episodes`, `keep_checkpoints`, `checkpoint_seconds` (see
-            `Config`), and arguments of the agent's class.
+        options: `worlds`, `threads`, `episodes`, `keep_checkpoints`, `checkpoint_seconds`,
+            `importance` (see `Config`), and arguments of the agent's class.
 
     Returns:
         The finished run.
@@ -314,6 +315,8 @@ class _Trainer:
             score = self._prober.score(self.agent, name, seed=EVAL_SEED // 2)
             curve = self.position.curves.setdefault(name, [])
             curve.append([self.agent.num_timesteps, score.rate])
+        if self.run.config.importance == "measured":
+            self._weigh()
         self._log(
             {f"success/{name}": self.position.curves[name][-1][1] for name in self.agent.skills}
         )
@@ -321,6 +324,16 @@ class _Trainer:
             self.agent.num_timesteps, {name: c[-1][1] for name, c in self.position.curves.items()}
         )
         self.position.cost["eval_seconds"] += time.perf_counter() - start
+
+    def _weigh(self) -> None:
+        """Let what each earlier skill has lost since it ended move its importance."""
+        importance = self.agent.skill_importance
+        for i, end in enumerate(self.position.ends):
+            curve = self.position.curves[self.curriculum.names[i]]
+            ended = [rate for step, rate in curve if step <= end] or [curve[0][1]]
+            importance[i] = moved(importance[i], ended[-1] - curve[-1][1])
+        earlier = zip(self.agent.skills[:-1], importance, strict=False)
+        self._log({f"importance/{name}": weight for name, weight in earlier})
 
     def _log(self, figures: dict[str, float]) -> None:
         """Write a row; a resumed run keeps those that say their step."""

@@ -85,9 +85,9 @@ def test_clear_pulls_by_the_losses_it_states(
 ) -> None:
     clear = CLEAR(3.0, capacity=100, tail=1.0, batch_size=20, max_grad_norm=1e9, every=1)
     agent = learning(kind, clear, **policy)
-    rows = clear.sample()
+    rows = clear.sample(agent)
     assert [len(columns["mean"]) for columns in rows.values()] == [10, 10]
-    monkeypatch.setattr(clear, "sample", lambda: rows)
+    monkeypatch.setattr(clear, "sample", lambda _: rows)
 
     def gaussian(mean: torch.Tensor, log_std: torch.Tensor) -> Any:
         return Independent(Normal(mean, log_std.exp()), 1)
@@ -153,8 +153,8 @@ def test_perfect_memory_keeps_every_row_in_order_even_where_the_replay_drops_som
 def test_perfect_memory_trains_by_sacs_own_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     perfect = PerfectMemory(2.0, batch_size=20)
     agent = learning("sac", perfect)
-    rows, noise = perfect.sample(), torch.randn(20, 2)
-    monkeypatch.setattr(perfect, "sample", lambda: rows)
+    rows, noise = perfect.sample(agent), torch.randn(20, 2)
+    monkeypatch.setattr(perfect, "sample", lambda _: rows)
     monkeypatch.setattr(perfect, "_noise", lambda _: noise)
     squash = SquashedDiagGaussianDistribution(2)
     actor_loss: Any = 0.0

@@ -323,8 +323,8 @@ def test_sac_rehearses_the_losses_it_states(
 ) -> None:
     agent = rehearsing(**policy)
     replay, critic = agent.protections[0], agent.critic
-    rows, scale = replay._sample()
-    monkeypatch.setattr(replay, "_sample", lambda: (rows, scale))
+    rows, scale = replay._sample(agent)
+    monkeypatch.setattr(replay, "_sample", lambda _: (rows, scale))
     halves = [{k: v[:10] for k, v in rows.items()}, {k: v[10:] for k, v in rows.items()}]
 
     def actor_loss(skill: int, rows: dict[str, torch.Tensor]) -> torch.Tensor:
