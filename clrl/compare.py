@@ -90,6 +90,14 @@ def write_report(target: Path, comparison: Comparison) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def report(run: Run, result: Retention, curves: Curves, ends: Sequence[int]) -> str:
+    """`report.html` of a run alone, without the pictures, which only `write_report` takes."""
+    from clrl.eval.page import page
+
+    one = Finished(path=run.path, config=run.config, result=result, curves=curves, ends=tuple(ends))
+    return page(Comparison((_method(label(run.config), [one], [one]),)))
+
+
 def read(path: Path) -> Finished:
     """Read a finished run.
 

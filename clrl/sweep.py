@@ -17,8 +17,8 @@ from clrl.config import Config, dumps
 from clrl.eval.comparison import Comparison
 from clrl.eval.report import duration
 from clrl.eval.retention import Retention
+from clrl.preparation import prepare
 from clrl.run import Run
-from clrl.trainer import prepare
 
 _KEYS = {"out": str, "curricula": list, "methods": dict, "seeds": list, "steps": int}
 _METHOD_KEYS = {"agent": str, "protect": (list, dict), "options": dict, "joint": bool}

@@ -10,17 +10,19 @@ from typing import Any
 import torch
 
 from clrl import checkpoint
-from clrl.config import resolve
+from clrl.compare import report
 from clrl.divergence import DivergenceGuard
-from clrl.envs.curriculum import Curriculum, make_curriculum
+from clrl.envs.curriculum import Curriculum
 from clrl.envs.side_by_side import SideBySide
-from clrl.envs.untrusted import shown
+from clrl.eval import atomic
 from clrl.eval.evaluator import Evaluator
+from clrl.eval.figure import plot
 from clrl.importance import moved
 from clrl.interrupt import Interrupted, Interruptible
 from clrl.lock import lock
 from clrl.measure import EVAL_SEED, make_retention, measure_cost, measure_row
 from clrl.position import Position
+from clrl.preparation import prepare
 from clrl.progress import STEP, Progress, make_logger
 from clrl.run import MISFITS, Run
 from clrl.schedule import Stage, stages
@@ -93,61 +95,6 @@ def train(
         **options,
     )
     return _finish(Run.create(run.path, run.config, run.curriculum), quiet)
-
-
-def prepare(
-    curriculum: str | Path | Sequence[str] | Curriculum = "arm3",
-    agent: str = "ppo",
-    protect: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
-    *,
-    joint: bool = False,
-    seed: int = 0,
-    steps_per_skill: int | None = None,
-    horizon: int | None = None,
-    success_rule: str | None = None,
-    memory: int | None = None,
-    out: str | Path | None = None,
-    device: str = "auto",
-    **options: Any,
-) -> Run:
-    """A run that is not on the disk yet, of which everything asked for is known to fit.
-
-    `Run.create` writes it, and `resume` trains it from there as `train` does, whose arguments and
-    errors these are.
-    """
-    whole = isinstance(steps_per_skill, int) and not isinstance(steps_per_skill, bool)
-    if steps_per_skill is not None and not (whole and 1 <= steps_per_skill <= 10**12):
-        raise ValueError(f"steps per skill must be in [1, 10^12], got {shown(steps_per_skill)}")
-    made = make_curriculum(curriculum).under(horizon, success_rule)
-    if memory is not None:
-        made = _recalling(made, memory)
-        policy = dict(options.get("policy_kwargs") or {})
-        policy["memory"] = {**policy.get("memory", {}), "rows": memory}
-        options["policy_kwargs"] = policy
-    if steps_per_skill is not None:
-        made = Curriculum(made.name, made.skills, steps_per_skill)
-    config = resolve(
-        made.to_json(), agent, protect, joint=joint, seed=seed, device=device, options=dict(options)
-    )
-    method = f"{agent}-joint" if joint else agent
-    path = Path(out or Path("runs") / f"{made.name}-{method}-seed{seed}".replace("/", "-"))
-    stages(config, made)
-    run = Run(path, config, made)
-    run.build()  # options that do not fit must not leave a directory
-    return run
-
-
-def _recalling(curriculum: Curriculum, rows: int) -> Curriculum:
-    """The same skills, whose observations show `rows` earlier ones."""
-    if not rows:
-        return curriculum
-    outside = [skill.name for skill in curriculum if not hasattr(skill, "recall")]
-    if outside or curriculum.is_padded:
-        raise ValueError(
-            "a memory of the episode needs skills in worlds, of the same size; give --memory 0"
-            + (f" or leave out {', '.join(outside)}" if outside else "")
-        )
-    return curriculum.under(recall=rows)
 
 
 def resume(
@@ -382,8 +329,6 @@ class _Trainer:
             self._wait = max(least, (self._saved - start) / _SHARE)
 
     def _conclude(self) -> None:
-        from clrl.eval.figure import plot
-
         at = self.position
         result = make_retention(
             self.run,
@@ -395,6 +340,8 @@ class _Trainer:
             self.run.config.device,
         )
         curves = {name: [(int(x), y) for x, y in c] for name, c in at.curves.items()}
-        ends = None if self.run.config.joint else at.ends  # no part of it belongs to one skill
-        plot(result, curves, self.run.path / "retention.png", ends=ends)
+        ends = [] if self.run.config.joint else at.ends  # no part of it belongs to one skill
+        plot(result, curves, self.run.path / "retention.png", ends=ends or None)
+        page = report(self.run, result, curves, ends)
+        atomic.replace(self.run.path / "report.html", page.encode())
         result.save(self.run.path / "retention.json")

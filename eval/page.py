@@ -71,10 +71,15 @@ def _head(comparison: Comparison) -> str:
     made = {str(dict(r.versions)): r.versions for m in comparison.methods for r in m.results}
     versions = "; ".join(", ".join(f"{k} {v}" for k, v in one.items()) for one in made.values())
     return (
-        f"<h1>What is retained, and what it costs</h1>\n<p>{runs} runs of "
-        f"{len(comparison.methods)} methods on {escape(', '.join(comparison.curricula))}.</p>\n"
+        f"<h1>What is retained, and what it costs</h1>\n<p>{_count(runs, 'run')} of "
+        f"{_count(len(comparison.methods), 'method')} on "
+        f"{escape(', '.join(comparison.curricula))}.</p>\n"
         f'<p class="note">{escape(versions)}</p>'
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _curriculum(comparison: Comparison, name: str) -> list[str]:

@@ -1,0 +1,66 @@
+"""Makes what a training is asked for into a run, before anything is written."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clrl.config import resolve
+from clrl.envs.curriculum import Curriculum, make_curriculum
+from clrl.envs.untrusted import shown
+from clrl.run import Run
+from clrl.schedule import stages
+
+
+def prepare(
+    curriculum: str | Path | Sequence[str] | Curriculum = "arm3",
+    agent: str = "ppo",
+    protect: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    joint: bool = False,
+    seed: int = 0,
+    steps_per_skill: int | None = None,
+    horizon: int | None = None,
+    success_rule: str | None = None,
+    memory: int | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> Run:
+    """A run that is not on the disk yet, of which everything asked for is known to fit.
+
+    `Run.create` writes it, and `resume` trains it from there as `train` does, whose arguments and
+    errors these are, see `clrl.train`.
+    """
+    whole = isinstance(steps_per_skill, int) and not isinstance(steps_per_skill, bool)
+    if steps_per_skill is not None and not (whole and 1 <= steps_per_skill <= 10**12):
+        raise ValueError(f"steps per skill must be in [1, 10^12], got {shown(steps_per_skill)}")
+    made = make_curriculum(curriculum).under(horizon, success_rule)
+    if memory is not None:
+        made = _recalling(made, memory)
+        policy = dict(options.get("policy_kwargs") or {})
+        policy["memory"] = {**policy.get("memory", {}), "rows": memory}
+        options["policy_kwargs"] = policy
+    if steps_per_skill is not None:
+        made = Curriculum(made.name, made.skills, steps_per_skill)
+    config = resolve(
+        made.to_json(), agent, protect, joint=joint, seed=seed, device=device, options=dict(options)
+    )
+    method = f"{agent}-joint" if joint else agent
+    path = Path(out or Path("runs") / f"{made.name}-{method}-seed{seed}".replace("/", "-"))
+    stages(config, made)
+    run = Run(path, config, made)
+    run.build()  # options that do not fit must not leave a directory
+    return run
+
+
+def _recalling(curriculum: Curriculum, rows: int) -> Curriculum:
+    """The same skills, whose observations show `rows` earlier ones."""
+    if not rows:
+        return curriculum
+    outside = [skill.name for skill in curriculum if not hasattr(skill, "recall")]
+    if outside or curriculum.is_padded:
+        raise ValueError(
+            "a memory of the episode needs skills in worlds, of the same size; give --memory 0"
+            + (f" or leave out {', '.join(outside)}" if outside else "")
+        )
+    return curriculum.under(recall=rows)
