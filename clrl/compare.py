@@ -133,7 +133,7 @@ def label(config: Config) -> str:
 
 def _setting(config: Config) -> str:
     """What was asked for, protections apart."""
-    return label(replace(config, protect={}))
+    return label(replace(config, protect={}, importance="equal"))
 
 
 def _differing(chosen: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,8 +109,6 @@ class Config:
             raise ValueError(
                 f"importance must be one of {', '.join(_IMPORTANCE)}, got {shown(self.importance)}"
             )
-        if self.importance != "equal" and not self.protect:
-            raise ValueError("importance is that of skills to protections, and there are none")
         if not isinstance(self.curriculum, dict):
             raise ValueError("curriculum must be a table")
         if not isinstance(self.device, str):
@@ -208,7 +206,10 @@ def resolve(
         worlds=preset["worlds"],
         options={**preset["options"], **rest, "policy_kwargs": policy},
     )
-    return replace(config, **own) if own else config
+    config = replace(config, **own) if own else config
+    if config.importance != "equal" and not chosen:
+        raise ValueError("importance is that of skills to protections, and there are none")
+    return config
 
 
 def preset_of(agent: str, skills: int = 1) -> dict[str, Any]:
