@@ -56,7 +56,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, tanh: bool = 
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """The matrix, copied if it is part of a wider one: with such weights oneDNN takes 1,000 times."""
+    """The matrix, copied if part of a wider one: with such weights oneDNN takes 1,000 times."""
     if matrix.is_contiguous() or matrix.t().is_contiguous():
         return matrix
     return matrix.contiguous()
