@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clrl import checkpoint
-from clrl.config import Config, preset_of
+from clrl.config import Config, budgets, preset_of
 from clrl.eval.comparison import Comparison, Method
 from clrl.eval.figure import Curves
 from clrl.eval.metrics import forward_transfer_per_skill
@@ -125,7 +125,7 @@ def label(config: Config) -> str:
     protect = [f"{name}{_options(chosen)}" for name, chosen in config.protect.items()]
     fields = {k: v for k, v in asdict(config).items() if k not in _ELSEWHERE}
     usual = {k: v for k, v in asdict(Config(curriculum={})).items() if k in fields}
-    preset = preset_of(config.agent, len(config.curriculum["skills"]) if config.joint else 1)
+    preset = preset_of(config.agent, budgets(config.curriculum) if config.joint else None)
     usual["worlds"] = preset["worlds"]
     own = _differing(fields, usual) | _differing(config.options, preset["options"])
     return f"{config.agent}: {' + '.join(protect) or 'none'}{_options(own)}"

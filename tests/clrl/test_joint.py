@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 import clrl
 from clrl import checkpoint
 from clrl.cli import main
+from clrl.config import preset_of
 from clrl.envs.curriculum import Curriculum, make_curriculum
 from clrl.eval.report import table
 from clrl.measure import evaluate_run
+from clrl.preparation import prepare
 from clrl.run import Run
 from clrl.schedule import at_once, in_turn
 from tests.clrl.conftest import Stopped
@@ -122,6 +124,18 @@ def test_ppo_is_refused_what_needs_sac_before_anything_is_written(
     with pytest.raises(ValueError, match="use sac"):
         clrl.train(PAIR, protect=[name], out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_skill_with_the_largest_budget_has_what_it_has_alone() -> None:
+    alone = preset_of("ppo")
+    for steps, times in (([800, 400, 400], 2.0), ([500] * 10, 10.0), ([7], 1.0)):
+        preset = preset_of("ppo", steps)
+        assert preset["worlds"] == times * alone["worlds"]
+        assert preset["options"]["batch_size"] == times * alone["options"]["batch_size"]
+    run = prepare("arm3", joint=True)
+    shares = at_once(run.curriculum, run.config.worlds)[0].worlds
+    assert shares == (128, 64, 64)
+    assert run.config.options["max_grad_norm"] > 0.5
 
 
 def test_in_turn_is_a_stage_a_skill() -> None:
