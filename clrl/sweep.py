@@ -7,6 +7,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,8 @@ from clrl.eval.retention import Retention
 from clrl.preparation import prepare
 from clrl.run import Run
 
-_KEYS = {"out": str, "curricula": list, "methods": dict, "seeds": list, "steps": int}
+_KEYS = {"out": str, "curricula": list, "methods": dict, "seeds": list, "steps": int, "more": list}
+_MORE_KEYS = {"curricula": list, "methods": list, "seeds": list}
 _METHOD_KEYS = {"agent": str, "protect": (list, dict), "options": dict, "joint": bool}
 
 
@@ -76,7 +78,8 @@ class Sweep:
         """Read a sweep's file and make sure that every run of it can be trained.
 
         Args:
-            file: TOML with `curricula`, `seeds` and tables `methods.NAME`; see `docs/compare.md`.
+            file: TOML with `curricula`, `seeds`, tables `methods.NAME` and, for methods that get
+                more of either, `[[more]]`; see `docs/compare.md`.
             threads: CPU threads of each run.
 
         Raises:
@@ -87,15 +90,14 @@ class Sweep:
         spec = _spec(path)
         out = Path(spec.get("out", Path("runs") / path.stem))
         entries = []
-        for seed in spec["seeds"]:
-            for curriculum in spec["curricula"]:
-                for name, method in spec["methods"].items():
-                    try:
-                        run = _prepared(spec, curriculum, name, method, seed, out, threads)
-                    except (TypeError, ValueError) as error:
-                        raise ValueError(f"sweep file {path}: method {name!r}: {error}") from None
-                    _refuse_other(run)
-                    entries.append(Entry(name, run))
+        for seed, curriculum, name in _asked(spec):
+            method = spec["methods"][name]
+            try:
+                run = _prepared(spec, curriculum, name, method, seed, out, threads)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"sweep file {path}: method {name!r}: {error}") from None
+            _refuse_other(run)
+            entries.append(Entry(name, run))
         names = [entry.name for entry in entries]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"sweep file {path}: two runs would be called {twice}")
@@ -215,7 +217,22 @@ def _spec(path: Path) -> dict[str, Any]:
         if not isinstance(method, dict):
             raise ValueError(f"{where} must be a table, such as [methods.{name}]")
         _check_keys(where, method, _METHOD_KEYS)
+    for more in spec.get("more", ()):
+        where = f"sweep file {path}: more"
+        if not isinstance(more, dict):
+            raise ValueError(f"{where} must be tables, [[more]]")
+        _check_keys(where, more, _MORE_KEYS)
+        for name in more.get("methods", ()):
+            if name not in spec["methods"]:
+                known = ", ".join(spec["methods"])
+                raise ValueError(f"{where} names no method {name!r}; there are {known}")
     return spec
+
+
+def _asked(spec: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:
+    """Seed, curriculum and method of each run, in order."""
+    for block in (spec, *({**spec, **more} for more in spec.get("more", ()))):
+        yield from product(block["seeds"], block["curricula"], block["methods"])
 
 
 def _check_keys(

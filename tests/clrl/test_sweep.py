@@ -71,6 +71,11 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, dict[s
         (HEAD.replace("arm-reach", "arm9") + "methods.x.protect = []", "unknown curriculum 'arm9'"),
         (HEAD.replace("[0, 1]", "[-1]") + "methods.x.protect = []", "seed must be"),
         (HEAD.replace("[0, 1]", "[1, 1]") + "methods.x.protect = []", "two runs would be called"),
+        (HEAD + "more = 3\nmethods.x.protect = []", "more has the wrong type, int"),
+        (HEAD + "more = [3]\nmethods.x.protect = []", "more must be tables"),
+        (HEAD + "methods.x.protect = []\n[[more]]\nout = 'y'", "more has unknown keys: out"),
+        (HEAD + "methods.x.protect = []\n[[more]]\nmethods = ['y']", "names no method 'y'"),
+        (HEAD + "methods.x.protect = []\n[[more]]\nseeds = [1]", "two runs would be called"),
         (HEAD.replace("256", "0") + "methods.x.protect = []", "steps per skill must be in"),
     ],
 )
@@ -100,6 +105,15 @@ def test_the_sample_holds_what_a_sweep_takes() -> None:
     from clrl.sweep import _spec
 
     assert _spec(ROOT / "benchmarks" / "methods.toml")["methods"]["none"] == {"protect": []}
+
+
+def test_some_methods_may_have_more_seeds_and_curricula(tmp_path: Path) -> None:
+    more = "[[more]]\nmethods = ['none']\nseeds = [2]"
+    again = "[[more]]\nmethods = ['strong-ewc']\ncurricula = ['arm-press']\nseeds = [0]"
+    work = Sweep.read(write(tmp_path, NONE, EWC, more, again))
+    asked = ["none-seed0", "strong-ewc-seed0", "none-seed1", "strong-ewc-seed1", "none-seed2"]
+    names = [*(f"arm-reach-{name}" for name in asked), "arm-press-strong-ewc-seed0"]
+    assert [entry.name for entry in work.entries] == names
 
 
 def test_cores_are_shared_by_the_jobs(tmp_path: Path) -> None:
