@@ -274,7 +274,8 @@ def test_sac_rehearsal_reaches_critic_and_actor() -> None:
         (lambda: ReservoirReplay(tail=0.0), "tail must be in"),
         (lambda: Reservoir(0), "capacity must be >= 1"),
         (lambda: make_protection("ewk"), "unknown protection 'ewk'; choose from ewc, "),
-        (lambda: make_protection("ewc", power=2), "unexpected keyword argument 'power'"),
+        (lambda: make_protection("ewc", power=2), "no option 'power'; it takes strength, samples"),
+        (lambda: make_protection("replay", capacty=2), "option 'capacty'; did you mean 'capacity'"),
     ],
 )
 def test_bad_arguments_are_refused(build: Any, message: str) -> None:
