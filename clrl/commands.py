@@ -111,6 +111,9 @@ def evaluate(options: argparse.Namespace) -> None:
         quiet=options.json,
     )
     _show(result, options.json)
+    if not options.json:
+        kept = Path(options.run) / "retention.json"
+        print(f"measured anew, but for what training took; {kept} stays as it was")
 
 
 def sweep(options: argparse.Namespace) -> None:
