@@ -4,7 +4,7 @@ import math
 
 TOLERANCE = 0.02  # of success; what is lost beyond it calls for more
 GAIN = 10.0  # a tenth of success lost beyond it makes a look's factor e
-LEAST, MOST = 0.25, 16.0
+LEAST, MOST = 1.0, 16.0  # below 1 it would keep less than equal weights do, and it did
 
 
 def moved(importance: float, lost: float) -> float:

@@ -39,7 +39,7 @@ def test_known_answers() -> None:
     assert moved(1.0, TOLERANCE) == 1.0
     assert moved(1.0, TOLERANCE + 0.1) == pytest.approx(2.718281828)
     assert moved(2.0, -0.3) == moved(2.0, 0.0) < 2.0
-    weight = 1.0
+    weight = 8.0
     for _ in range(40):
         weight = moved(weight, 0.0)
     assert weight == LEAST
