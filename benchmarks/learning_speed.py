@@ -118,9 +118,37 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def table(files: list[str]) -> None:
+def read(files: list[str]) -> list[dict[str, Any]]:
+    """All runs of some files."""
+    return [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+
+
+def plot(runs: list[dict[str, Any]], path: str) -> None:
+    """Success over seconds of learning, a panel a skill, a colour a label and a line a seed."""
+    from matplotlib.figure import Figure
+
+    skills = sorted({r["skill"] for r in runs})
+    labels = sorted({r["label"] for r in runs})
+    figure = Figure(figsize=(10, 1.0 + 2.4 * -(-len(skills) // 3)), layout="constrained")
+    panels = figure.subplots(-(-len(skills) // 3), 3, sharey=True, squeeze=False).flat
+    for axes, skill in zip(panels, skills, strict=False):
+        for r in (r for r in runs if r["skill"] == skill):
+            seconds, rate = zip(*((0.0, 0.0), *(point[2:] for point in r["curve"])), strict=True)
+            colour = f"C{labels.index(r['label'])}"
+            label = r["label"] if r["seed"] == 0 else None
+            axes.plot(seconds, rate, color=colour, label=label, linewidth=1.2)
+        axes.axhline(TARGET, color="0.6", linewidth=0.8, linestyle="--")
+        axes.set(title=skill, xscale="symlog", xlabel="seconds of one core", xlim=(0, None))
+    panels_left = figure.axes[0]
+    panels_left.set_ylabel("success")
+    panels_left.legend(frameon=False)
+    for axes in figure.axes[len(skills) :]:
+        axes.set_axis_off()
+    figure.savefig(path, dpi=110)
+
+
+def table(runs: list[dict[str, Any]]) -> None:
     """Median over seeds, by skill and label."""
-    runs = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
     print("| skill | learner | seeds | reached 0.9 | steps | updates | seconds, each | median |")
     print("|---|---|---|---|---|---|---|---|")
     for skill in sorted({r["skill"] for r in runs}):
@@ -142,6 +170,7 @@ def main() -> None:
     """Run one, or put runs together."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", nargs="+", metavar="FILE", help="put these runs together")
+    parser.add_argument("--plot", metavar="PNG", help="with --table, draw them")
     parser.add_argument("--out", help="append the run to this file")
     parser.add_argument("--learner", choices=["ours", "stock"], default="ours")
     parser.add_argument("--label", help="names the variant in the table")
@@ -157,7 +186,10 @@ def main() -> None:
     parser.add_argument("--layer-norm", action="store_true")
     chosen = parser.parse_args()
     if chosen.table:
-        return table(chosen.table)
+        runs = read(chosen.table)
+        if chosen.plot:
+            plot(runs, chosen.plot)
+        return table(runs)
     result = json.dumps(run(chosen))
     if chosen.out:
         with Path(chosen.out).open("a") as file:
