@@ -20,6 +20,9 @@ _KEPT = 20  # files in all
 class DivergenceGuard(BaseCallback):
     """Looks after every step whether the environment took one back.
 
+    An environment on a device knows of it only where it waits for the device, and is asked to
+    (`check`) at the end of every rollout.
+
     Attributes:
         counts: `total` in this run, and `recent` in the present `window` of control steps; part
             of a checkpoint, so that a resumed run stops where an undisturbed one does.
@@ -37,12 +40,17 @@ class DivergenceGuard(BaseCallback):
         super().__init__()
         self.counts = counts
         self._folder, self._skill = folder, skill
+        self._env = env
         self._found: Divergences = env.divergences
         self._before = self._found.count
 
     def _on_step(self) -> bool:
+        self._count()
+        return True
+
+    def _count(self) -> None:
         if self._found.count == self._before:
-            return True
+            return
         new, self._before = self._found.count - self._before, self._found.count
         window = self.num_timesteps // WINDOW
         if window != self.counts["window"]:
@@ -57,9 +65,11 @@ class DivergenceGuard(BaseCallback):
                 f"{WINDOW:,} control steps, at step {self.num_timesteps}, and at most {MOST} are "
                 f"borne; what led there is in {self._folder}; training stopped"
             )
-        return True
 
     def _on_rollout_end(self) -> None:
+        if hasattr(self._env, "check"):
+            self._env.check()
+        self._count()
         self.logger.record("env/diverged", self.counts["total"])
 
     def _keep(self, divergence: Divergence) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 _KEPT = 4  # at most, from one look to the next
 
 
@@ -20,6 +22,23 @@ class Divergence:
     world: int
     elapsed: int
     facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TakenBack:
+    """Steps taken back on a device since somebody last asked; tensors (k,) on the CPU.
+
+    Attributes:
+        worlds: In which it happened.
+        counts: How often in each, > 0.
+        ago: Steps since the first time.
+        states: Before it, as `World.state` has them, (k, state).
+    """
+
+    worlds: Tensor
+    counts: Tensor
+    ago: Tensor
+    states: Tensor
 
 
 @dataclass

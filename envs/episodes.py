@@ -21,8 +21,9 @@ class Step:
         reward: Sum of the terms.
         terms: The reward's named terms.
         success: Whether the skill is accomplished at this step.
-        done: Whether the episode reached its horizon with this step, or the physics diverged and
-            the step was taken back, on the CPU.
+        done: Whether the episode reached its horizon with this step, on the CPU. There it also
+            ends where the physics diverged and the step was taken back. On a device, where knowing
+            that would wait, it goes on from where the world stood.
     """
 
     observation: Tensor
@@ -40,7 +41,8 @@ class Episodes:
             worlds knows which end without waiting for a device.
         succeeded: Whether the episode succeeded so far, by the skill's rule, (n,), bool.
         returns: Sum of rewards so far, (n,), float64.
-        divergences: Steps that were taken back because the physics diverged.
+        divergences: Steps that were taken back because the physics diverged; those of a device
+            are added by `check` and `reset`, which wait for it.
     """
 
     def __init__(self, skill: Skill, n: int, device: str = "cpu", threads: int = 0) -> None:
@@ -58,6 +60,7 @@ class Episodes:
         self.elapsed = torch.zeros(n, dtype=torch.int64)
         self.succeeded = torch.zeros_like(self._every)
         self.returns = torch.zeros(n, dtype=torch.float64, device=self.world.device)
+        self._taken = torch.zeros(n, *skill.action_space.shape, device=self.world.device)
         self._size = int(skill.observation_space.shape[0]) // (1 + skill.recall)
         self.recall: Recall | None = None
         if skill.recall:
@@ -74,6 +77,7 @@ class Episodes:
     @torch.inference_mode()
     def reset(self, mask: Tensor | None = None) -> Tensor:
         """Start new episodes in masked worlds, or in all; returns all observations (n, obs)."""
+        self.check()
         mask = self._every if mask is None else mask
         self.elapsed.masked_fill_(mask.cpu(), 0)
         mask = mask.to(self.world.device)
@@ -112,19 +116,38 @@ class Episodes:
         self.succeeded.copy_(self.succeeded | success if self._any else success)
         self.returns += reward
         done = self.elapsed >= self.skill.horizon
-        if diverged is not None:
+        if self.world.fresh is not None:
+            self._taken = torch.where(self.world.fresh[:, None], action, self._taken)
+        elif diverged is not None:
             self._note(diverged, action)
             done |= diverged
         return Step(self._observe(), reward, terms, success, done)
 
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Wait for the device, and learn what happened there in the steps so far.
+
+        Raises:
+            CapacityError: a world had more contacts than there is room for.
+        """
+        self.world.check()
+        if (taken := self.world.taken_back()) is None:
+            return
+        self.divergences.count += int(taken.counts.sum())
+        for row, i in enumerate(taken.worlds[: self.divergences.room].tolist()):
+            elapsed = int(self.elapsed[i] - taken.ago[row])
+            self._keep(i, elapsed, taken.states[row], self._taken[i])
+
     def _note(self, diverged: Tensor, action: Tensor) -> None:
-        found = self.divergences
-        found.count += int(diverged.sum())
-        for i in diverged.nonzero()[: found.room, 0].tolist():
-            facts = {"state": self.world.before[i], "action": action[i]}
-            facts |= {"seed": self._seed[i], "episode": self._episode[i]}
-            facts = {name: value.to("cpu", copy=True) for name, value in facts.items()}
-            found.kept.append(Divergence(i, int(self.elapsed[i]), facts))
+        self.divergences.count += int(diverged.sum())
+        for i in diverged.nonzero()[: self.divergences.room, 0].tolist():
+            self._keep(i, int(self.elapsed[i]), self.world.before[i], action[i])
+
+    def _keep(self, i: int, elapsed: int, state: Tensor, action: Tensor) -> None:
+        facts = {"state": state, "action": action}
+        facts |= {"seed": self._seed[i], "episode": self._episode[i]}
+        facts = {name: value.to("cpu", copy=True) for name, value in facts.items()}
+        self.divergences.kept.append(Divergence(i, elapsed, facts))
 
     def _check(self, terms: object, success: object, observation: object) -> None:
         """Say which function of a skill gives what cannot be meant, at the first step."""
@@ -163,6 +186,7 @@ class Episodes:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
+        self.check()
         self.world.load_state(state["world"])
         self._seed.copy_(state["seed"])
         self._episode.copy_(state["episode"])

@@ -82,8 +82,12 @@ class WorldVecEnv(VecEnv):
 
     @property
     def divergences(self) -> Divergences:
-        """Steps that were taken back because the physics diverged; their episodes ended there."""
+        """Steps that were taken back because the physics diverged, see `Episodes`."""
         return self.episodes.divergences
+
+    def check(self) -> None:
+        """Wait for the device, and learn what happened there; see `Episodes.check`."""
+        self.episodes.check()
 
     def reset(self) -> Array:
         """Start new episodes everywhere; observations (n, obs), float32."""

@@ -5,6 +5,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Timer
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 import warp as wp
 from torch import Tensor
 
+from clrl.envs.divergence import TakenBack
+from clrl.envs.warp_rewind import Rewind
 from clrl.envs.warp_static import StaticGeoms
 from clrl.envs.world import CONTACTS, CapacityError, World
 
@@ -44,7 +47,8 @@ class WarpWorld(World):
     """A `World` on `mujoco_warp`; its tensors are float32 and share memory with Warp's arrays.
 
     Reading or writing a field costs no copy, and no call waits for the device, but `check`, the
-    masked `reset` that begins with it, and the first of each kind, which compiles and captures.
+    `reset` that begins with it, `taken_back`, and the first of each kind, which compiles and
+    captures. A step that diverges is taken back on the device, see `Rewind`.
     `forward` refreshes all copies whatever the mask: at an unchanged state it changes nothing.
 
     On a GPU two runs may differ in the last bits, because sums are taken in any order; with
@@ -92,6 +96,9 @@ class WarpWorld(World):
         self._streams: dict[int, wp.Stream] = {}
         self._overflow = _tensor(self._data.overflow)
         self._start = _start(model).to(self.device)
+        with wp.ScopedDevice(self._warp):
+            self._rewind = Rewind(self._data, self._parts(), self._start)
+        self.diverged, self.fresh = self._rewind.diverged, self._rewind.fresh
         self.reset()
         self.forward()
 
@@ -133,11 +140,11 @@ class WarpWorld(World):
 
     def step(self, substeps: int, mask: Tensor | None = None) -> None:
         """See `World.step`; under a mask all copies move and the others are put back."""
-        kept = None if mask is None else self.state()
+        if mask is not None:
+            self._rewind.held.copy_(~mask)
         self._run(substeps)
-        if kept is not None and mask is not None:
-            self._write(kept, ~mask)
-            self.forward()
+        if mask is not None:
+            self._rewind.held.zero_()
 
     def reset(self, mask: Tensor | None = None) -> None:
         """See `World.reset`; raises as `check` does, for what came before."""
@@ -164,6 +171,16 @@ class WarpWorld(World):
                 f"is wrong: {contacts} contacts and {rows} constraint rows a world are not enough; "
                 "raise `contacts` of the skill"
             )
+
+    def taken_back(self) -> TakenBack | None:
+        """See `World.taken_back`; states have the parameters of now, which resets alone write."""
+        taken = self._rewind.take()
+        if taken is None or not self._parameters:
+            return taken
+        rows = taken.worlds.to(self.device)
+        own = (self._parameters[name] for name in sorted(self._parameters))
+        values = [part[rows].flatten(1).double().cpu() for part in own]
+        return replace(taken, states=torch.cat([taken.states, *values], dim=1))
 
     def state(self) -> Tensor:
         """See `World.state`; float32 values, exact in float64."""
@@ -220,22 +237,29 @@ class WarpWorld(World):
     def _advance(self, substeps: int) -> None:
         if self._parameters:
             self._static.place(self._model, self._data)
+        if substeps:
+            self._rewind.keep()
         for _ in range(substeps):
             mjw.step(self._model, self._data)
+            self._rewind.look()
+        if substeps:
+            self._rewind.close()
         # `mj_step` leaves derived fields one step behind. `mj_step2` after `mj_step1` would save
         # these stages, but miss what was written to mocap bodies in between.
         mjw.step1(self._model, self._data)
 
     def _captured(self, body: Callable[[], None]) -> wp.Graph:
         """Run a body once, which compiles it; record it, then take back what it did."""
-        kept, overflow = self.state(), self._overflow.clone()
+        kept = self.state()
+        memory = [(tensor, tensor.clone()) for tensor in (self._overflow, *self._rewind.memory)]
         with wp.ScopedDevice(self._warp), _no_garbage(), _announced():
             self._synchronize()
             body()
             self._synchronize()
             with wp.ScopedCapture() as capture:
                 body()
-        self._overflow.copy_(overflow)
+        for tensor, value in memory:
+            tensor.copy_(value)
         self._write(kept)
         return capture.graph
 

@@ -9,6 +9,8 @@ import mujoco
 import torch
 from torch import Tensor
 
+from clrl.envs.divergence import TakenBack
+
 T = TypeVar("T")
 CONTACTS = 64  # room per copy on engines that allocate contacts beforehand
 
@@ -40,9 +42,11 @@ class World(ABC):
         dtype: Of their numbers: float64 on the CPU, float32 on a GPU.
         diverged: Copies whose latest step was taken back, (n,), bool, or None where there are
             none: MuJoCo warned of them, or their state left its bounds. They stand where they
-            stood before. Engines that cannot tell leave it None: there what is not finite shows
-            in the observation.
-        before: The state of every copy before the latest step, where `diverged` says some.
+            stood before. Reading it waits for the device, if the worlds are on one.
+        fresh: Those of them of which `taken_back` will tell the latest step, (n,), bool; None on
+            the CPU, where nothing waits.
+        before: The state of every copy before the latest step, where `diverged` says some; on
+            the CPU alone.
     """
 
     model: mujoco.MjModel
@@ -50,6 +54,7 @@ class World(ABC):
     device: torch.device
     dtype: torch.dtype
     diverged: Tensor | None = None
+    fresh: Tensor | None = None
     before: Tensor
 
     def __init__(self) -> None:
@@ -96,6 +101,13 @@ class World(ABC):
         Raises:
             CapacityError: in some copies; never on engines that allocate as they go.
         """
+
+    def taken_back(self) -> TakenBack | None:
+        """Steps taken back since the last call, if there were any; waits for the device.
+
+        None on the CPU, where `diverged` told of them.
+        """
+        return None
 
     @abstractmethod
     def state(self) -> Tensor:

@@ -57,7 +57,7 @@ def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> tuple[Array, 
         observation = episodes.step(action).observation
         finite &= observation.isfinite().all()
         moves &= action.isfinite().all()
-    episodes.world.check()
+    episodes.check()
     for what, sound in (("observation", finite), ("action", moves)):
         if not sound:
             raise FloatingPointError(f"an {what} is not finite")

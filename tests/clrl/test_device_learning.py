@@ -1,5 +1,7 @@
 """Learning in tensors, with Warp's CPU device in the GPU's place: the ordinary way's results."""
 
+import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 import clrl
-from clrl import checkpoint
+from clrl import checkpoint, divergence
 from clrl.agents import (
     ContinualPPO,
     ContinualSAC,
@@ -23,9 +26,10 @@ from clrl.agents import (
 )
 from clrl.agents.buffer import COLUMNS
 from clrl.agents.tensor_env import tensor_env
-from clrl.envs import make_skill
+from clrl.envs import Curriculum, make_skill
 from clrl.packing import pack, unpack
 from clrl.run import Run
+from tests.envs.test_warp_divergence import Flashes
 
 pytest.importorskip("mujoco_warp")
 N, HORIZON = 6, 10
@@ -266,6 +270,45 @@ def test_a_run_learns_in_tensors_and_resumes(tmp_path: Path, monkeypatch: Any, k
     for name, value in states[0]["policy"].items():
         torch.testing.assert_close(states[1]["policy"][name], value, rtol=1e-4, atol=1e-5)
     assert resumed.retention().success == whole.retention().success
+
+
+def flashing(kind: str, out: Path) -> tuple[Run, Flashes]:
+    """A training whose physics diverges at every tenth step of one world."""
+    skill = Flashes(worlds=N, horizon=HORIZON)
+    options = {key: value for key, value in OPTIONS[kind].items() if key != "learning_starts"}
+    options |= {"steps_per_skill": 288, "worlds": N, "episodes": 2}
+    curriculum = Curriculum("flashes", [skill])
+    return clrl.train(curriculum, kind, out=out, device="warp:cpu", quiet=True, **options), skill
+
+
+def test_a_training_outlives_a_few_divergences(kind: str, tmp_path: Path) -> None:
+    run, skill = flashing(kind, tmp_path / "run")
+    wanted = skill.calls // skill.every
+    assert wanted >= 4
+    rows = csv.DictReader((run.path / "progress.csv").read_text().splitlines())
+    counts = [int(row["env/diverged"]) for row in rows if row.get("env/diverged")]
+    assert counts == sorted(counts)
+    assert counts[-1] == wanted
+    said = sorted((run.path / "diverged").glob("*.json"))
+    assert 0 < len(said) <= wanted
+    for path in said:
+        facts = json.loads(path.read_text())
+        assert facts["world"] == 1
+        assert 1 <= facts["elapsed"] <= HORIZON
+        assert {"state", "action"} <= load_file(path.with_suffix(".safetensors")).keys()
+    policy = _final(run)["policy"]
+    assert all(bool(value.isfinite().all()) for value in policy.values())
+
+
+def test_more_divergences_than_are_borne_stop_a_training(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(divergence, "MOST", 2)
+    with pytest.raises(NumericalError, match="physics diverged 3 times within") as found:
+        flashing(kind, tmp_path / "run")
+    assert "\n" not in str(found.value)
+    assert str(found.value).endswith("training stopped")
+    assert list((tmp_path / "run" / "diverged").glob("*.json"))
 
 
 def _final(run: Run) -> dict[str, Any]:
