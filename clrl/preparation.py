@@ -1,5 +1,6 @@
 """Makes what a training is asked for into a run, before anything is written."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,16 @@ def prepare(
         made.to_json(), agent, protect, joint=joint, seed=seed, device=device, options=dict(options)
     )
     method = f"{agent}-joint" if joint else agent
-    path = Path(out or Path("runs") / f"{made.name}-{method}-seed{seed}".replace("/", "-"))
+    path = Path(out or Path("runs") / folder_name(f"{made.name}-{method}-seed{seed}"))
     stages(config, made)
     run = Run(path, config, made)
     run.build()  # options that do not fit must not leave a directory
     return run
+
+
+def folder_name(name: str) -> str:
+    """A name without what a shell or a file system would take for something else."""
+    return re.sub(r"[^\w.+-]+", "+", name)
 
 
 def _recalling(curriculum: Curriculum, rows: int) -> Curriculum:

@@ -18,7 +18,7 @@ from clrl.config import Config, dumps
 from clrl.eval.comparison import Comparison
 from clrl.eval.report import duration
 from clrl.eval.retention import Retention
-from clrl.preparation import prepare
+from clrl.preparation import folder_name, prepare
 from clrl.run import Run
 
 _KEYS = {"out": str, "curricula": list, "methods": dict, "seeds": list, "steps": int, "more": list}
@@ -266,7 +266,7 @@ def _prepared(
         steps_per_skill=spec.get("steps"),
         **{"threads": threads, **joint, **method.get("options", {})},
     )
-    run.path = out / f"{run.curriculum.name}-{name}-seed{seed}".replace("/", "-")
+    run.path = out / folder_name(f"{run.curriculum.name}-{name}-seed{seed}")
     return run
 
 

@@ -138,6 +138,21 @@ def test_the_skill_with_the_largest_budget_has_what_it_has_alone() -> None:
     assert run.config.options["max_grad_norm"] > 0.5
 
 
+@pytest.mark.parametrize(
+    ("skills", "folder"),
+    [
+        ("arm-reach,arm-press", "arm-reach+arm-press-ppo-seed0"),
+        (["arm-reach"], "arm-reach-ppo-seed0"),
+        (
+            "arm-reach,tests.envs.test_divergence:Bursts",
+            "arm-reach+tests.envs.test_divergence+Bursts",
+        ),
+    ],
+)
+def test_a_run_has_a_name_that_shells_take(skills: Any, folder: str) -> None:
+    assert str(prepare(skills).path).startswith(f"runs/{folder}")
+
+
 def test_in_turn_is_a_stage_a_skill() -> None:
     stages = in_turn(make_curriculum("arm3"), 128)
     assert [s.skills for s in stages] == [("push",), ("dial",), ("drawer",)]
