@@ -22,6 +22,8 @@ from clrl.config import resolve
 from clrl.envs import make_curriculum
 from clrl.run import Run
 
+PROTECT = ("ewc", "distill", "replay")
+
 
 def laden(run: Run) -> tuple[Any, Any]:
     """An agent of a run in its last skill, with full memories, and that skill's environment."""
@@ -57,7 +59,7 @@ def _fill(agent: Any) -> None:
 def measure(name: str, agent_name: str, rounds: int, folder: Path) -> dict[str, Any]:
     """Save several checkpoints as a training does, and one as at a skill's end."""
     curriculum = make_curriculum(name)
-    config = resolve(curriculum.to_json(), agent_name, None, seed=0, device="cpu", options={})
+    config = resolve(curriculum.to_json(), agent_name, PROTECT, seed=0, device="cpu", options={})
     run = Run.create(folder / f"{name}-{agent_name}", config, curriculum)
     agent, env = laden(run)
     seconds = []

@@ -43,6 +43,7 @@ from clrl.run import Run
 from clrl.verify import verify
 
 TINY: dict[str, Any] = {
+    "protect": ["ewc", "distill", "replay"],
     "curriculum": ["arm-reach", "arm-press"],
     "horizon": 16,
     "worlds": 4,

@@ -25,7 +25,12 @@ import clrl
 from clrl.eval import atomic
 from clrl.interrupt import Interrupted
 
-RUN: dict[str, Any] = {"curriculum": "arm3", "checkpoint_seconds": 2.0, "quiet": True}
+RUN: dict[str, Any] = {
+    "curriculum": "arm3",
+    "protect": ["ewc", "distill", "replay"],
+    "checkpoint_seconds": 2.0,
+    "quiet": True,
+}
 AGENTS: dict[str, dict[str, Any]] = {
     "ppo": {"steps_per_skill": 40_000},
     "sac": {"steps_per_skill": 12_000, "learning_starts": 2_000, "buffer_size": 20_000},

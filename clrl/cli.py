@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=None,
         metavar="NAME",
-        help="of `clrl list`, or module:Class; none alone for none; ewc distill replay by default",
+        help="of `clrl list`, or module:Class; none alone for none; ewc by default",
     )
     train.add_argument(
         "--joint", action="store_true", help="all skills at once, the usual upper bound; ppo only"

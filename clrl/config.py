@@ -49,7 +49,7 @@ _TAKEN = frozenset(
 ) | {"_init_setup_model", "worlds"}
 
 _JOINT_NORM = 2.0  # SB3's 0.5 left joint training of arm3 at AP 0.897, this at 0.950
-DEFAULT_PROTECT = ("ewc", "distill", "replay")
+DEFAULT_PROTECT = ("ewc",)  # kept as much as any other or all three, see docs/methods.md
 
 _LEAST = {"seed": 0, "worlds": 1, "threads": 0, "episodes": 1, "keep_checkpoints": 1}
 _OWN = ("worlds", "threads", "episodes", "keep_checkpoints", "checkpoint_seconds", "importance")
@@ -168,8 +168,8 @@ def resolve(
     Args:
         curriculum: `Curriculum.to_json()`.
         agent: A name of `PRESETS`.
-        protect: Names of protections, or names with options; None for the default three, or for
-            none where training is joint.
+        protect: Names of protections, or names with options; None for the default, or for none
+            where training is joint.
         joint: See `Config`.
         seed: See `Config`.
         device: "auto", "cpu" or "cuda".

@@ -54,7 +54,7 @@ def train(
     Args:
         curriculum: A name, ids, a file or a `Curriculum`; see `make_curriculum`.
         agent: "ppo" or "sac".
-        protect: Names of protections, or names with their options; None for the default three.
+        protect: Names of protections, or names with their options; None for the default, EWC.
         joint: Train all skills at once, on the sum of their budgets and without protections: the
             usual upper bound. Row i of the matrix is then measured after i equal shares of it.
         seed: Decides the networks, the worlds and every draw.

@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(
 
 
 def test_an_unprotected_or_unfinished_run_is_not_adapted(base: Run, tmp_path: Path) -> None:
-    free = clrl.train(PAIR, protect=[], out=tmp_path / "free", **PPO)
+    free = clrl.train(PAIR, out=tmp_path / "free", **PPO | {"protect": []})
     with pytest.raises(ValueError, match="was trained without protections"):
         adapt(free.path, "arm-push")
     (free.path / "retention.json").unlink()

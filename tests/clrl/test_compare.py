@@ -27,7 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     asked: list[tuple[Any, int]] = [(PAIR, 0), (PAIR, 1), (PAIR[:1], 0), (PAIR[1:], 0)]
     return [
-        clrl.train(skills, protect=[], seed=seed, out=folder / str(i), **PPO).path
+        clrl.train(skills, seed=seed, out=folder / str(i), **PPO | {"protect": []}).path
         for i, (skills, seed) in enumerate(asked)
     ]
 
@@ -66,7 +66,7 @@ def test_forward_transfer_is_told_where_each_skill_was_trained_alone(runs: list[
     ("protect", "options", "name"),
     [
         ([], {}, "ppo: none"),
-        (None, {"threads": 2}, "ppo: ewc + distill + replay"),
+        (None, {"threads": 2}, "ppo: ewc"),
         ({"ewc": {"strength": 5.0}}, {}, "ppo: ewc (strength=5.0)"),
         (["ewc"], {"gamma": 0.9, "worlds": 8}, "ppo: ewc (worlds=8, gamma=0.9)"),
         ([], {"policy_kwargs": {"net_arch": [8]}}, "ppo: none (net_arch=[8])"),

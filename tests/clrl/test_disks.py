@@ -50,8 +50,10 @@ def command(*arguments: str, before: Callable[[], None] = lambda: None) -> None:
     fork(act)
 
 
-_GIVEN = ("curriculum", "quiet", "horizon", "steps_per_skill")
-_TRAIN = ("train", "arm-reach,arm-press", "--horizon", "16", "--steps-per-skill", "384", "--json")
+_GIVEN = ("curriculum", "protect", "quiet", "horizon", "steps_per_skill")
+_PROTECT = ("--protect", "ewc", "distill", "replay")
+_LENGTH = ("--horizon", "16", "--steps-per-skill", "384")
+_TRAIN = ("train", "arm-reach,arm-press", *_PROTECT, *_LENGTH, "--json")
 
 
 def fails(*arguments: str, before: Callable[[], None] = lambda: None) -> None:

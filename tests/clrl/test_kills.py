@@ -92,12 +92,14 @@ def test_a_signal_saves_first_and_says_how_to_go_on(
 ) -> None:
     out = tmp_path / "run"
     seldom = TINY | AGENTS["ppo"] | {"checkpoint_seconds": 1000.0}
-    del seldom["curriculum"], seldom["quiet"], seldom["horizon"], seldom["steps_per_skill"]
+    for name in ("curriculum", "protect", "quiet", "horizon", "steps_per_skill"):
+        del seldom[name]
 
     def act() -> None:
         interrupting([asked])
         trainer.train = partial(trainer.train, **seldom)
-        given = ("--horizon", "16", "--steps-per-skill", "384", "--out", str(out), "--json")
+        given: tuple[str, ...] = ("--protect", "ewc", "distill", "replay")
+        given += ("--horizon", "16", "--steps-per-skill", "384", "--out", str(out), "--json")
         with pytest.raises(SystemExit) as stop:
             cli.main(["train", "arm-reach,arm-press", *given])
         os._exit(stop.value.code)  # type: ignore[arg-type]

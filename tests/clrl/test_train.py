@@ -24,6 +24,7 @@ from clrl.run import Run
 from tests.clrl.conftest import Stopped
 
 SMALL: dict[str, Any] = {
+    "protect": ["ewc", "distill", "replay"],
     "steps_per_skill": 768,
     "worlds": 4,
     "threads": 1,
