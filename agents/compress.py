@@ -137,6 +137,7 @@ class ProgressAndCompress(OnlineEWC):
         to_columns(policy.body, Pair, "compress")
         _pairs(learner)[-1].top = True
         policy.find_heads()
+        policy.select(policy.features.active)
         learner.fresh_moments()
 
     def update(self, learner: Learner) -> None:
