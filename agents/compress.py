@@ -75,8 +75,7 @@ class ProgressAndCompress(OnlineEWC):
 
     in states that the skill visited, through the skill's head; then its Fisher information is added
     and it performs the skill, and the active column begins anew. Deviations from the paper: the
-    first skill is learned by the knowledge base itself; laterals are linear, without adapters; and
-    a skill has one head, which both columns use in turn.
+    first skill is learned by the knowledge base itself; and laterals are linear, without adapters.
 
     It needs a head per skill, and takes no other protection beside it.
     """
@@ -85,11 +84,11 @@ class ProgressAndCompress(OnlineEWC):
 
     def __init__(
         self,
-        strength: float = 10.0,
+        strength: float = 1.0,
         samples: int = 2048,
         decay: float = 0.9,
         states: int = 4096,
-        steps: int = 2000,
+        steps: int = 5000,
         batch_size: int = 256,
         learning_rate: float = 1e-3,
         seed: int = 0,
@@ -157,9 +156,11 @@ class ProgressAndCompress(OnlineEWC):
 
     def _compress(self, learner: Learner, states: Tensor, active: tuple[Tensor, Tensor]) -> None:
         """Distil what the active column said in some states into the knowledge base."""
-        skill, heads = learner.skill, learner.policy.outputs
-        own = [p for head in heads for p in head.layers[skill].parameters()]
-        parameters = [*shared(learner), *own]
+        skill = learner.skill
+        heads: list[Any] = [switch.layers[skill] for switch in learner.policy.outputs]
+        for head in heads:
+            head.reset_parameters()  # what it read was another column
+        parameters = [*shared(learner), *(p for head in heads for p in head.parameters())]
         optimizer = torch.optim.Adam(parameters, self.learning_rate)
         for _ in range(self.steps):
             rows = torch.randint(len(states), (self.batch_size,), generator=self.generator)

@@ -14,7 +14,7 @@ from clrl.agents.distillation import gaussian_kl
 from clrl.agents.tape import Tape
 from clrl.export import export, write
 from clrl.verify import verify
-from tests.agents.conftest import make_agent, trained_on
+from tests.agents.conftest import make_agent, resumed_twins, trained_on
 from tests.agents.toy import PointVecEnv
 
 SEEN = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
@@ -196,6 +196,23 @@ def test_two_agents_of_one_seed_are_one(kind: str) -> None:
     for _ in range(2):
         agent = within_second(kind)
         agent.end_skill()
+        ends.append([*agent.policy.parameters()])
+    assert same(*ends)
+
+
+def test_a_resumed_agent_goes_on_bit_for_bit(kind: str) -> None:
+    agent, other = resumed_twins(lambda: make_agent(kind, [quick()], normalize=True))
+    assert same([*agent.policy.parameters()], [*other.policy.parameters()])
+    mine, theirs = (a.protections[0] for a in (agent, other))
+    assert len(mine.anchor) == 4
+    assert same(mine.importance + mine.anchor, theirs.importance + theirs.anchor)
+    assert torch.equal(mine.generator.get_state(), theirs.generator.get_state())
+
+
+def test_strength_0_is_unprotected_to_the_bit(kind: str) -> None:
+    ends = []
+    for protect in ([], [quick(strength=0.0)]):
+        agent = trained_on(trained_on(make_agent(kind, protect), "near"), "mirror", -1.0)
         ends.append([*agent.policy.parameters()])
     assert same(*ends)
 
