@@ -8,7 +8,14 @@ import pytest
 import torch
 
 import clrl
-from clrl.agents import EWC, ContinualPPO, ContinualSAC, ProgressAndCompress, sac_update
+from clrl.agents import (
+    EWC,
+    ContinualPPO,
+    ContinualSAC,
+    ProgressAndCompress,
+    Protection,
+    sac_update,
+)
 from clrl.agents.compress import Pair
 from clrl.agents.distillation import gaussian_kl
 from clrl.agents.tape import Tape
@@ -191,6 +198,16 @@ def test_sb3_saves_and_loads_which_column_acts(kind: str, ended: bool, tmp_path:
     assert all(same(told(agent, skill), told(loaded, skill)) for skill in range(2))
 
 
+def test_within_a_skill_its_plain_layers_are_both_columns(kind: str) -> None:
+    agent = within_second(kind)
+    for skill, width in ((0, 16), (1, 32)):
+        with agent.policy.using(skill), torch.no_grad():
+            plain = agent.policy.plain_actor(skill)
+            torch.testing.assert_close(torch.nn.Sequential(*plain)(SEEN), told(agent, skill)[0])
+        assert plain[0].out_features == width
+        assert not any(isinstance(layer, Pair) for layer in plain)
+
+
 def test_two_agents_of_one_seed_are_one(kind: str) -> None:
     ends = []
     for _ in range(2):
@@ -211,7 +228,8 @@ def test_a_resumed_agent_goes_on_bit_for_bit(kind: str) -> None:
 
 def test_strength_0_is_unprotected_to_the_bit(kind: str) -> None:
     ends = []
-    for protect in ([], [quick(strength=0.0)]):
+    both: list[list[Protection]] = [[], [quick(strength=0.0)]]
+    for protect in both:
         agent = trained_on(trained_on(make_agent(kind, protect), "near"), "mirror", -1.0)
         ends.append([*agent.policy.parameters()])
     assert same(*ends)
