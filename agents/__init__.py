@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from clrl.agents.catalog import AGENTS, PROTECTIONS, make_agent, make_protection
     from clrl.agents.clear import CLEAR
     from clrl.agents.clonex import ClonEx
+    from clrl.agents.compress import ProgressAndCompress
     from clrl.agents.distillation import PolicyDistillation
     from clrl.agents.ewc import EWC, OnlineEWC
     from clrl.agents.guard import NumericalError
@@ -38,6 +39,7 @@ _EXPORTS = {
     "AGEM": "agem",
     "CLEAR": "clear",
     "ClonEx": "clonex",
+    "ProgressAndCompress": "compress",
     "PolicyDistillation": "distillation",
     "EWC": "ewc",
     "OnlineEWC": "ewc",
@@ -75,6 +77,7 @@ __all__ = [
     "PackNet",
     "PerfectMemory",
     "PolicyDistillation",
+    "ProgressAndCompress",
     "Progressive",
     "Protection",
     "QuadraticPenalty",

@@ -29,6 +29,7 @@ PROTECTIONS = {
     "replay": "clrl.agents.replay:ReservoirReplay",
     "redo": "clrl.agents.redo:ReDo",
     "progressive": "clrl.agents.progressive:Progressive",
+    "compress": "clrl.agents.compress:ProgressAndCompress",
     "clear": "clrl.agents.clear:CLEAR",
     "clonex": "clrl.agents.clonex:ClonEx",
     "perfect": "clrl.agents.perfect:PerfectMemory",

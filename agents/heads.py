@@ -15,7 +15,7 @@ from clrl.agents.layer_norm import add_layer_norm
 from clrl.agents.masks import Masks
 from clrl.agents.memory import Memory, MemoryFeatures
 from clrl.agents.pickled import require_trust
-from clrl.agents.progressive import Grown, side_by_side, to_columns
+from clrl.agents.progressive import Grown, Level, side_by_side, to_columns
 from clrl.agents.switch import Switch
 
 
@@ -114,10 +114,11 @@ class _MultiHead(nn.Module):
         return [level.add() for level in self.body if isinstance(level, Grown)]
 
     def plain_actor(self, skill: int) -> list[nn.Module]:
-        """From features to the action's mean in a skill, in plain layers of the same shapes."""
+        """From features to the action's mean in a skill, which is in use, in plain layers."""
         if self.progressive:
             return side_by_side(list(self.body), self.outputs[0], skill)
-        return [*self.body, self.outputs[0].layers[skill if self.multi_head else 0]]
+        body = (layer.joined() if isinstance(layer, Level) else layer for layer in self.body)
+        return [*body, self.outputs[0].layers[skill if self.multi_head else 0]]
 
     def remember(self, visited: Callable[[int], Tensor]) -> None:
         """Write a skill that has ended into the external memory, where there is one.
@@ -134,7 +135,11 @@ class _MultiHead(nn.Module):
         if self.masks is not None:
             self.masks.show(None if skill == self.n_heads - 1 else skill)
         for heads in self._heads:
-            heads.active = skill if self.multi_head else 0
+            heads.select(skill if self.multi_head else 0)
+
+    def find_heads(self) -> None:
+        """Look for what is there once per skill, after the networks were built or changed."""
+        self._heads = [module for module in self.modules() if isinstance(module, Switch)]
 
     @contextmanager
     def using(self, skill: int) -> Iterator[None]:
@@ -191,7 +196,7 @@ class MultiHeadPPOPolicy(_MultiHead, ActorCriticPolicy):
             options["features_extractor_kwargs"] |= {"examples": 64, "width": 64, **memory}
         ActorCriticPolicy.__init__(self, *args, **options)
         self.features = self.features_extractor
-        self._heads = _heads(self)
+        self.find_heads()
         for _ in range(n_heads - 1):
             self.add_head()
         self.fresh_optimizers()
@@ -303,7 +308,7 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         self._layer_norm = layer_norm
         options = self._options(kwargs, multi_head, normalize, max_skills, progressive)
         SACPolicy.__init__(self, *args, **options)
-        self._heads = _heads(self)
+        self.find_heads()
         for _ in range(n_heads - 1):
             self.add_head()
         self.fresh_optimizers()
@@ -383,9 +388,6 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         return [*layers, *self.actor.mu.layers, *self.actor.log_std.layers]
 
 
-def _heads(policy: nn.Module) -> list[Switch]:
-    return [module for module in policy.modules() if isinstance(module, Switch)]
-
-
 def _layers(network: nn.Module) -> list[nn.Module]:
-    return [m for m in network.children() if isinstance(m, nn.Linear | nn.LayerNorm)]
+    first = (m.layers[0] if isinstance(m, Level) else m for m in network.children())
+    return [m for m in first if isinstance(m, nn.Linear | nn.LayerNorm)]

@@ -78,20 +78,31 @@ class Level(Grown):
         """The layers up to the active one."""
         return list(self.layers)[: self.active + 1]
 
+    def joined(self) -> nn.Linear:
+        """Those layers as one."""
+        return _joined(self.columns)
 
-def to_columns(network: nn.Sequential) -> None:
-    """Make the layers of a network the first column of a progressive one, in place.
+
+def to_columns(
+    network: nn.Sequential, kind: type[Level] = Level, name: str = "progressive"
+) -> None:
+    """Make the layers of a network the first column of one with columns, in place.
+
+    Args:
+        network: Of layers and what is between them.
+        kind: Of its levels.
+        name: Who asks, for messages.
 
     Raises:
         ValueError: it has no layer, or one that would mix columns.
     """
     if not len(network):
-        raise ValueError("progressive needs a hidden layer; give net_arch at least one")
+        raise ValueError(f"{name} needs a hidden layer; give net_arch at least one")
     if any(isinstance(layer, nn.LayerNorm) for layer in network):
-        raise ValueError("progressive and layer_norm exclude each other: it would mix columns")
+        raise ValueError(f"{name} and layer_norm exclude each other: it would mix columns")
     for i, layer in enumerate(network):
         if isinstance(layer, nn.Linear):
-            network[i] = Level(layer, lateral=i > 0)
+            network[i] = kind(layer, lateral=i > 0)
 
 
 def side_by_side(network: Sequence[nn.Module], heads: Switch, skill: int) -> list[nn.Module]:

@@ -23,6 +23,10 @@ class Switch(nn.Module):
         output: Tensor = self.layers[self.active](x)
         return output
 
+    def select(self, skill: int) -> None:
+        """Let the layer of a skill act."""
+        self.active = skill
+
     def add(self) -> Any:
         """Append a layer for one more skill, and give it."""
         raise NotImplementedError

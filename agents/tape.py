@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clrl.agents.compress import Pair
 from clrl.agents.linear import Linear, product
 from clrl.agents.progressive import Level
 from clrl.agents.switch import Switch
@@ -75,7 +76,7 @@ class Tape:
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:
-    if isinstance(network, Switch) and type(network) is not Level:
+    if isinstance(network, Switch) and not isinstance(network, Level):
         return [network.layers[network.active]]
     if isinstance(network, nn.Sequential):
         return [layer for part in network for layer in _layers(part)]
@@ -233,6 +234,7 @@ _FORWARD: dict[type, Forward] = {
     nn.Linear: _linear,
     Linear: _linear,
     Level: _level,
+    Pair: _level,
     _LinearTanh: _linear_tanh,
     nn.ReLU: _relu,
     nn.LeakyReLU: _leaky,
@@ -243,6 +245,7 @@ _BACKWARD: dict[type, Backward] = {
     nn.Linear: _linear_back,
     Linear: _linear_back,
     Level: _level_back,
+    Pair: _level_back,
     _LinearTanh: _linear_tanh_back,
     nn.ReLU: _relu_back,
     nn.LeakyReLU: _leaky_back,

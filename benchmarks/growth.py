@@ -25,6 +25,7 @@ STEPS = 8192  # of each skill: two rollouts of PPO, twice what distillation stor
 REFUSED = {"ppo": {"clonex", "perfect"}, "sac": set[str]()}
 OPTIONS: dict[str, dict[str, Any]] = {
     "packnet": {"skills": AT[-1]},
+    "compress": {"steps": 1},  # a skill's end, which is not timed
     "replay": {"tail": 1.0},  # of so few steps a quarter does not fill its share
     "clear": {"tail": 1.0},
 }

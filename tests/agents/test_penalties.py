@@ -299,6 +299,11 @@ def test_an_earlier_checkpoint_calls_ewcs_importance_fisher() -> None:
         ("packnet", {"strength": 2.0}, "strength of packnet must be 0 or 1, got 2"),
         ("packnet", {"skills": 0}, "skills must be >= 1, got 0"),
         ("packnet", {"retrain": 1.0}, r"retrain must be in \(0, 1\), got 1"),
+        ("compress", {"strength": -1.0}, "strength must be >= 0 and finite, got -1"),
+        ("compress", {"steps": 0}, "steps must be >= 1, got 0"),
+        ("compress", {"states": 0}, "states must be >= 1, got 0"),
+        ("compress", {"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ("compress", {"learning_rate": 0.0}, "learning_rate must be > 0 and finite, got 0"),
     ],
 )
 def test_bad_arguments_are_refused(name: str, options: dict[str, Any], message: str) -> None:
