@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 
 class Learner(Protocol):
-    """An agent as a protection sees it."""
+    """An agent as a protection sees it.
+
+    Attributes:
+        skills: Names of the skills begun so far; the last is being learned.
+        skill_importance: How much each of them counts in protections, by the same index, 1 unless
+            measured; `Protection.reach` gives it times the strength.
+        policy: SB3's policy, with `features`, heads and optimizers.
+        device: Of the networks.
+        off_policy: Whether it can learn from what another policy did.
+    """
 
     skills: list[str]
     skill_importance: list[float]

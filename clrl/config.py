@@ -54,6 +54,7 @@ DEFAULT_PROTECT = ("ewc",)  # kept as much as any other or all three, see docs/m
 _LEAST = {"seed": 0, "worlds": 1, "threads": 0, "episodes": 1, "keep_checkpoints": 1}
 _OWN = ("worlds", "threads", "episodes", "keep_checkpoints", "checkpoint_seconds", "importance")
 _IMPORTANCE = ("equal", "measured")
+_UNWEIGHED = frozenset(("packnet", "progressive", "redo"))  # protections without such weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +211,10 @@ def resolve(
     config = replace(config, **own) if own else config
     if config.importance != "equal" and not chosen:
         raise ValueError("importance is that of skills to protections, and there are none")
+    if config.importance != "equal" and _UNWEIGHED.issuperset(chosen):
+        raise ValueError(
+            f"importance does nothing beside {', '.join(chosen)}, which weighs no skill"
+        )
     return config
 
 

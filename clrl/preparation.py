@@ -49,9 +49,20 @@ def prepare(
     method = f"{agent}-joint" if joint else agent
     path = Path(out or Path("runs") / folder_name(f"{made.name}-{method}-seed{seed}"))
     stages(config, made)
+    if config.joint and isinstance(rollout := config.options.get("n_steps"), int):
+        _check_length(made, rollout * config.worlds)
     run = Run(path, config, made)
     run.build()  # options that do not fit must not leave a directory
     return run
+
+
+def _check_length(curriculum: Curriculum, rollout: int) -> None:
+    """Each row of the matrix needs a rollout of its own, in which all skills are trained."""
+    if sum(curriculum.steps) < rollout * len(curriculum):
+        raise ValueError(
+            f"joint training takes {rollout} steps a rollout, and as many for each of "
+            f"{len(curriculum)} skills at least; raise --steps-per-skill, or give fewer worlds"
+        )
 
 
 def folder_name(name: str) -> str:

@@ -145,7 +145,7 @@ class ArmSkill(Skill):
 
     @abstractmethod
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:
-        """Goal positions of masked worlds, (mask.sum(), 3), from 4 random numbers each."""
+        """Goals of masked worlds, (mask.sum(), 3), from 4 random numbers in [0, 1) each."""
 
     def act(self, world: World, action: Tensor) -> None:
         """Aim the hand controller and the fingers."""

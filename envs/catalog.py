@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,21 @@ def make_skill(key: str, /, **options: Any) -> "Task":
         raise ValueError(f"skill {key!r}: {line(error)}") from None
     if not hasattr(skill, "name"):
         raise ValueError(f"{key!r} is no skill: it has no name")
+    if ":" in key:
+        _check_spec(key, kind, skill, options)
     return skill
+
+
+def _check_spec(key: str, kind: type, skill: "Task", options: dict[str, Any]) -> None:
+    """Refuse a class of a user's that takes an option and would be rebuilt without it."""
+    defaults = signature(kind).parameters
+    for name, value in options.items():
+        plain = name in defaults and defaults[name].default == value
+        if name not in skill.spec and not plain:
+            raise ValueError(
+                f"skill {key!r} takes {name!r} but would be rebuilt without it; let its property "
+                f"`spec` return super().spec | {{{name!r}: ...}}"
+            )
 
 
 def _load(path: str, key: str) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 import clrl
+from clrl.envs import Curriculum, make_skill
+from clrl.envs.arm_skills import Reach
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -24,6 +26,29 @@ def test_own_skill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load("own_skill").main(steps=1000, out=str(tmp_path / "run"))
     assert "after hold" in capsys.readouterr().out
     assert len((EXAMPLES / "own_skill.py").read_text().splitlines()) < 50
+
+
+class Forgetful(Reach):
+    """Takes an option that its spec does not say."""
+
+    def __init__(self, *, height: float = 0.2, **options: Any) -> None:
+        super().__init__(**options)
+        self.height = height
+
+
+class Rebuilt(Forgetful):
+    @property
+    def spec(self) -> dict[str, Any]:
+        return super().spec | {"height": self.height}
+
+
+def test_an_option_of_a_skill_of_ones_own_is_kept_or_refused() -> None:
+    with pytest.raises(ValueError, match="would be rebuilt without it; let its property `spec`"):
+        make_skill("tests.test_examples:Forgetful", height=0.3)
+    assert make_skill("tests.test_examples:Forgetful", height=0.2)  # its default
+    made = make_skill("tests.test_examples:Rebuilt", height=0.3)
+    again = Curriculum.from_json(Curriculum("mine", [made]).to_json(), "here").skills[0]
+    assert vars(again)["height"] == 0.3
 
 
 def test_own_protection(capsys: pytest.CaptureFixture[str]) -> None:

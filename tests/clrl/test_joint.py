@@ -138,6 +138,13 @@ def test_the_skill_with_the_largest_budget_has_what_it_has_alone() -> None:
     assert run.config.options["max_grad_norm"] > 0.5
 
 
+def test_a_budget_of_less_than_a_rollout_for_each_skill_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="8192 steps a rollout"):
+        clrl.train(PAIR, joint=True, steps_per_skill=4000, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert prepare(PAIR, joint=True, steps_per_skill=8192)
+
+
 @pytest.mark.parametrize(
     ("skills", "folder"),
     [
