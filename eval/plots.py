@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _WIDE = 11.0  # inches
 _INK, _FAINT, _MARK = "#222222", "#777777", "#0072B2"
 _LEAST = 0.2  # width of an axis of success
+_LONG = 36  # characters of a name
 _INTERVALS = {
     "average_performance": "average performance",
     "iqm": "interquartile mean",
@@ -188,8 +189,9 @@ def _grid(
 
 
 def _title(i: int, method: Method) -> str:
-    """A method with its number, which stands for it where there is no room."""
-    return f"{i + 1}  {method.name}"
+    """A method with its number, which stands for it where there is no room for a long name."""
+    name = method.name if len(method.name) <= _LONG else f"{method.name[: _LONG - 3]}..."
+    return f"{i + 1}  {name}"
 
 
 def _value(estimate: Estimate | None) -> float:
