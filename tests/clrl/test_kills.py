@@ -96,6 +96,7 @@ def test_a_signal_saves_first_and_says_how_to_go_on(
         del seldom[name]
 
     def act() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
         interrupting([asked])
         trainer.train = partial(trainer.train, **seldom)
         given: tuple[str, ...] = ("--protect", "ewc", "distill", "replay")
