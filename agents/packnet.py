@@ -25,6 +25,7 @@ class PackNet(Protection):
     """
 
     alone = True
+    weighs = False
 
     def __init__(
         self, strength: float = 1.0, skills: int = 10, retrain: float = 0.25, seed: int = 0

@@ -20,6 +20,7 @@ class Progressive(Protection):
 
     policy_kwargs: ClassVar[Mapping[str, Any]] = MappingProxyType({"progressive": True})
     alone: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
 
 
 class Grown(Switch):

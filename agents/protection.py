@@ -92,11 +92,13 @@ class Protection:
         order: Its turn among others: 0 looks at the learner's own gradient, 1 adds to it, 2 changes
             what has been added up.
         alone: Whether it takes no other beside it.
+        weighs: Whether `Learner.skill_importance` changes what it does.
         policy_kwargs: What it asks of the policy beside what the user does.
     """
 
     order: ClassVar[int] = 1
     alone: ClassVar[bool] = False
+    weighs: ClassVar[bool] = True
     policy_kwargs: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, strength: float = 1.0, seed: int = 0, every: int = 1) -> None:

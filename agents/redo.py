@@ -23,6 +23,8 @@ class ReDo(Protection):
 
     order = 2  # what others added to the gradient of a recycled unit is dropped too
 
+    weighs = False
+
     def __init__(
         self,
         strength: float = 1.0,

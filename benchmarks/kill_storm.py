@@ -9,34 +9,29 @@ must be that of a run that nobody disturbed, in every number but seconds.
 """
 
 import argparse
-import builtins
 import itertools
 import json
 import math
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from ctypes import Array, c_longlong
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from dying import CALLS, SAVED, Board, at_disk_call, die, fork, new_board
 
 import clrl
-from clrl import checkpoint, sealed, trainer
+from clrl import checkpoint, trainer
 from clrl.envs.episodes import Episodes
-from clrl.eval import atomic
 from clrl.eval.evaluator import Evaluator
 from clrl.export import export, write
 from clrl.run import Run
@@ -63,20 +58,9 @@ AGENTS: dict[str, dict[str, Any]] = {
         "buffer_size": 1000,
     },
 }
-_DISK = ("mkdir", "fsync", "rename", "replace", "unlink", "rmdir")
 _EXPORT_CALLS = 20  # mkdir, 8 x (open, fsync), fsync folder, rename, fsync parent
 _END_OF_PNG = b"IEND\xaeB`\x82"
 _SECONDS = ("protection_seconds", "cost", "t")  # of a checkpoint; everything else is compared
-
-
-Board = Array[c_longlong]  # numbers that a child leaves to its parent, whatever becomes of it
-SAVED, CALLS = 0, 1
-Act = Callable[[], object]
-
-
-def new_board() -> Board:
-    """The last step saved, and how many calls reached the disk."""
-    return RawArray(c_longlong, 2)
 
 
 @dataclass(frozen=True)
@@ -115,67 +99,6 @@ class Outcome:
     lost: int = 0
     corrupted: int = 0
     backwards: int = 0
-
-
-def fork(act: Act, kill_after: float | None = None) -> int | None:
-    """Run in a child; the signal that ended it, or None where it ended by itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python 3.12 warns of forks beside threads
-        child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            act()
-            status = 0
-        except BaseException as error:
-            print(f"child: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(status)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
-        return os.WTERMSIG(status)
-    if os.WEXITSTATUS(status):
-        raise RuntimeError(f"a child failed with status {os.WEXITSTATUS(status)}")
-    return None
-
-
-def die() -> None:
-    """End this process as a power cut would."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def at_disk_call(fault: Act, at: float, after: bool = False, board: Board | None = None) -> None:
-    """Make a fault happen at the call number `at` from now that reaches the disk, in this process.
-
-    Args:
-        fault: What happens.
-        at: From 0; infinity only counts.
-        after: After the call and not before it.
-        board: Gets the number of calls so far.
-    """
-    calls = itertools.count()
-
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            number = next(calls)
-            if board is not None:
-                board[CALLS] = number + 1
-            if number == at and not after:
-                fault()
-            result = real(*args, **kwargs)
-            if number == at and after:
-                fault()
-            return result
-
-        return call
-
-    for name in _DISK:
-        setattr(os, name, counted(getattr(os, name)))
-    for module in (sealed, atomic):
-        module.open = counted(builtins.open)  # type: ignore[attr-defined]
 
 
 def _arm(moment: Moment | None, board: Board) -> None:

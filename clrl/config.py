@@ -54,7 +54,6 @@ DEFAULT_PROTECT = ("ewc",)  # kept as much as any other or all three, see docs/m
 _LEAST = {"seed": 0, "worlds": 1, "threads": 0, "episodes": 1, "keep_checkpoints": 1}
 _OWN = ("worlds", "threads", "episodes", "keep_checkpoints", "checkpoint_seconds", "importance")
 _IMPORTANCE = ("equal", "measured")
-_UNWEIGHED = frozenset(("packnet", "progressive", "redo"))  # protections without such weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,14 +207,7 @@ def resolve(
         worlds=preset["worlds"],
         options={**preset["options"], **rest, "policy_kwargs": policy},
     )
-    config = replace(config, **own) if own else config
-    if config.importance != "equal" and not chosen:
-        raise ValueError("importance is that of skills to protections, and there are none")
-    if config.importance != "equal" and _UNWEIGHED.issuperset(chosen):
-        raise ValueError(
-            f"importance does nothing beside {', '.join(chosen)}, which weighs no skill"
-        )
-    return config
+    return replace(config, **own) if own else config
 
 
 def preset_of(agent: str, at_once: Sequence[int] | None = None) -> dict[str, Any]:

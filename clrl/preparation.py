@@ -49,19 +49,26 @@ def prepare(
     method = f"{agent}-joint" if joint else agent
     path = Path(out or Path("runs") / folder_name(f"{made.name}-{method}-seed{seed}"))
     stages(config, made)
-    if config.joint and isinstance(rollout := config.options.get("n_steps"), int):
-        _check_length(made, rollout * config.worlds)
     run = Run(path, config, made)
-    run.build()  # options that do not fit must not leave a directory
+    _check(run, run.build())  # options that do not fit must not leave a directory
     return run
 
 
-def _check_length(curriculum: Curriculum, rollout: int) -> None:
-    """Each row of the matrix needs a rollout of its own, in which all skills are trained."""
-    if sum(curriculum.steps) < rollout * len(curriculum):
+def _check(run: Run, agent: Any) -> None:
+    """What can be told once there is an agent."""
+    count = len(run.curriculum)
+    if run.config.joint:  # each row of the matrix needs a rollout of its own
+        rollout = agent.n_steps * run.config.worlds
+        if sum(run.curriculum.steps) < rollout * count:
+            raise ValueError(
+                f"joint training takes {rollout} steps a rollout, and as many for each of {count} "
+                "skills at least; raise --steps-per-skill, or give fewer worlds"
+            )
+    if run.config.importance != "equal" and not any(p.weighs for p in agent.protections):
+        chosen = ", ".join(run.config.protect) or "no protection"
         raise ValueError(
-            f"joint training takes {rollout} steps a rollout, and as many for each of "
-            f"{len(curriculum)} skills at least; raise --steps-per-skill, or give fewer worlds"
+            f"importance does nothing with {chosen}, which weighs no skill; add a protection that "
+            "does, such as ewc, or leave importance out"
         )
 
 

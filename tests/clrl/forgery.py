@@ -125,6 +125,8 @@ NOT_TENSORS: dict[str, bytes] = {
         b'"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
         bytes(8),
     ),
+    "half a header": (20).to_bytes(8, "little") + b'{"a":{"dtype":"F32"}',
+    "nothing but a tail": tensors({}, b"beyond"),
     "a list": tensors([1, 2]),
     "depth": tensors(b"[" * 50_000),
 }

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dying import at_disk_call, fork
 
 import clrl
-from benchmarks.kill_storm import AGENTS, TINY, at_disk_call, final, fork, same, undisturbed
+from benchmarks.kill_storm import AGENTS, TINY, final, same, undisturbed
 from clrl import checkpoint, cli, sealed, trainer
 from clrl.run import Run
 

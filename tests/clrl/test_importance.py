@@ -94,9 +94,12 @@ def test_equal_importance_is_the_default_and_stays(tmp_path: Path) -> None:
     [
         ({"importance": "guessed"}, "importance must be one of equal, measured, got 'guessed'"),
         ({"importance": 3}, "importance must be one of"),
-        ({"importance": "measured", "protect": []}, "there are none"),
-        ({"importance": "measured", "joint": True, "protect": None}, "there are none"),
-        ({"importance": "measured", "protect": ["packnet"]}, "does nothing beside packnet"),
+        ({"importance": "measured", "protect": []}, "does nothing with no protection"),
+        ({"importance": "measured", "joint": True, "protect": None}, "does nothing with no prot"),
+        (
+            {"importance": "measured", "protect": ["packnet"]},
+            "does nothing with packnet, which weighs no skill",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(asked: dict[str, Any], told: str, tmp_path: Path) -> None:

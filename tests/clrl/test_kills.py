@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dying import fork
 
 import clrl
 from benchmarks.kill_storm import (
@@ -16,7 +17,6 @@ from benchmarks.kill_storm import (
     TINY,
     Moment,
     final,
-    fork,
     same,
     storm,
     storm_exports,

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dying import die, fork
 
 import clrl
-from benchmarks.kill_storm import die, final, fork, same
+from benchmarks.kill_storm import final, same
 from clrl.envs.gym_skill import GymSkill
 from clrl.run import Run
 

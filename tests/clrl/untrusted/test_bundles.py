@@ -6,13 +6,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
 
-from clrl import bundle, sealed
+from clrl import bundle, deploy, sealed
+from clrl.bundle import BundleError
 from clrl.cli import main
+from clrl.verify import verify
+from tests.clrl import forgery
 from tests.clrl.forgery import NOT_JSON, NOT_PLAIN, NOT_TENSORS
 from tests.clrl.untrusted.conftest import CONTENTS, content_of, refused
 
@@ -26,6 +30,46 @@ def sealed_bundle(files: dict[str, bytes], path: Path, **changed: bytes) -> Path
         files[bundle.CONTRACT] = json.dumps(contract | {"sha256": others}).encode()
     sealed.write(path, files, {"format": bundle.FORMAT})
     return path
+
+
+@pytest.fixture
+def whole(files: dict[str, bytes], tmp_path: Path) -> Path:
+    return sealed_bundle(files, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("name", [*bundle.FILES, sealed.MANIFEST])
+@pytest.mark.parametrize("how", ["flip", "cut", "grow", "remove", "link"])
+def test_every_tampered_file_is_refused(whole: Path, name: str, how: str) -> None:
+    file = whole / name
+    data = bytearray(file.read_bytes())
+    if how == "flip":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif how == "cut":
+        file.write_bytes(data[:-1])
+    elif how == "grow":
+        file.write_bytes(data + b" ")
+    else:
+        file.unlink()
+        if how == "link":
+            (whole.parent / "elsewhere").write_bytes(data)
+            file.symlink_to(whole.parent / "elsewhere")
+    for reader in (verify, deploy.load):
+        with pytest.raises(BundleError, match="do not use it") as error:
+            reader(whole)
+        assert name in str(error.value) or name == sealed.MANIFEST
+
+
+def test_an_extra_file_is_refused(whole: Path) -> None:
+    (whole / "notes.txt").write_text("x")
+    with pytest.raises(BundleError, match=r"'notes.txt' does not belong"):
+        verify(whole)
+
+
+def test_an_oversized_file_is_not_read(whole: Path) -> None:
+    forgery.sparse(whole / sealed.MANIFEST)
+    with pytest.raises(BundleError, match=r"manifest.json is larger than"):
+        verify(whole)
 
 
 @pytest.mark.parametrize("how", NOT_PLAIN)
@@ -125,10 +169,10 @@ def _doubling(model: Any) -> None:
     _grown(model, *nodes)
 
 
-def _external(model: Any) -> None:
+def _external(model: Any, place: str) -> None:
     table = model.graph.initializer[0]
     table.data_location = TensorProto.EXTERNAL
-    table.external_data.add(key="location", value="/etc/passwd")
+    table.external_data.add(key="location", value=place)
     table.ClearField("raw_data")
 
 
@@ -146,8 +190,11 @@ def _width(model: Any) -> None:
 
 
 GRAPHS: dict[str, Callable[[Any], None]] = {
-    "external data": _external,
+    "external data": lambda m: _external(m, "/etc/passwd"),
+    "external data by a path": lambda m: _external(m, "../../etc/passwd"),
+    "a shape that lies": lambda m: m.graph.initializer[0].dims.__setitem__(0, 2**40),
     "a custom domain": _custom,
+    "an operator beyond the list": lambda m: setattr(m.graph.node[0], "op_type", "ConstantOfShape"),
     "a custom operator": lambda m: setattr(m.graph.node[0], "op_type", "Evil"),
     "a local function": _function,
     "a subgraph": lambda m: m.graph.node[0].attribute.append(
@@ -179,6 +226,21 @@ def test_a_graph_beyond_a_plain_policy_is_refused(
     GRAPHS[name](model)
     path = sealed_bundle(files, tmp_path / "bundle", policy_onnx=model.SerializeToString())
     assert "policy.onnx" in refused(capsys, marker, "verify", str(path))
+    narrower = name == "an input without end"  # than its weights, which the runtime finds
+    told = "cannot be run" if narrower else "is not a graph this runtime takes"
+    with pytest.raises(BundleError, match=f"policy.onnx {told}"):
+        deploy.load(path)
+
+
+def test_another_network_differs_from_the_golden_pairs(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    model = onnx.load_from_string(files[bundle.GRAPH])
+    table = next(t for t in model.graph.initializer if t.name == "head.bias")
+    table.raw_data = np.full(table.dims, 0.2, np.float32).tobytes()
+    path = sealed_bundle(files, tmp_path / "bundle", policy_onnx=model.SerializeToString())
+    with pytest.raises(BundleError, match="differs from its golden pairs"):
+        verify(path)
 
 
 @pytest.mark.parametrize("tag", [b"\x08\x00", b"\x3a\x04\x0a\x02\x08\x00", b"\x80", b"\x3a\xff"])
@@ -216,6 +278,24 @@ def test_a_contract_of_another_form_is_refused(
     changed = {"policy_json": json.dumps(contract).encode()}
     path = sealed_bundle(files, tmp_path / "bundle", **changed)
     refused(capsys, marker, "verify", str(path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("index", 7, "has no skill 'press'"),
+        ("observation", [], "policy.json is not valid"),
+        ("control_hz", "fast", "policy.json is not valid"),
+    ],
+)
+def test_a_contract_that_does_not_fit_the_graph_is_refused(
+    key: str, value: Any, message: str, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    contract = json.loads(files[bundle.CONTRACT])
+    contract["skills"][1][key] = value
+    changed = {"policy_json": json.dumps(contract).encode()}
+    with pytest.raises(BundleError, match=message):
+        deploy.load(sealed_bundle(files, tmp_path / "bundle", **changed))
 
 
 @pytest.mark.parametrize("name", ["../policy.onnx", "/etc/passwd", "a/b", ""])
