@@ -268,7 +268,7 @@ def count_calls(folder: Path, agent: str, kind: str, nth: int) -> int:
     """How many calls reach the disk in a phase, so that every one can be a moment."""
     board = new_board()
     go_on(folder / f"count-{agent}-{kind}", agent, Moment(kind, math.inf, nth=nth), board)
-    return board[CALLS]
+    return int(board[CALLS])
 
 
 def plan(folder: Path, agent: str, seconds: float, randoms: int, seed: int) -> list[Moment]:

@@ -139,9 +139,9 @@ def plot(runs: list[dict[str, Any]], path: str) -> None:
             axes.plot(seconds, rate, color=colour, label=label, linewidth=1.2)
         axes.axhline(TARGET, color="0.6", linewidth=0.8, linestyle="--")
         axes.set(title=skill, xscale="symlog", xlabel="seconds of one core", xlim=(0, None))
-    panels_left = figure.axes[0]
-    panels_left.set_ylabel("success")
-    panels_left.legend(frameon=False)
+    first, *_ = figure.axes
+    first.set_ylabel("success")
+    first.legend(frameon=False)
     for axes in figure.axes[len(skills) :]:
         axes.set_axis_off()
     figure.savefig(path, dpi=110)

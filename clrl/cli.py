@@ -152,7 +152,9 @@ def _parser() -> argparse.ArgumentParser:
         "clrl adapt runs/arm3-1 --skill dial --set payload=4 --steps 100000",
     )
     adapt.add_argument("run", help="the run's directory, which stays as it is")
-    adapt.add_argument("--skill", required=True, help="an id of `clrl list`, or a skill of the run")
+    adapt.add_argument(
+        "--skill", required=True, help="an id of `clrl list`, module:Class, or a skill of the run"
+    )
     adapt.add_argument(
         "--set",
         nargs="+",

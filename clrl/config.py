@@ -49,7 +49,7 @@ _TAKEN = frozenset(
 ) | {"_init_setup_model", "worlds"}
 
 _JOINT_NORM = 2.0  # SB3's 0.5 left joint training of arm3 at AP 0.897, this at 0.950
-DEFAULT_PROTECT = ("ewc",)  # kept as much as any other or all three, see docs/methods.md
+DEFAULT_PROTECT = ("ewc",)  # the best mean that was measured, see docs/methods.md
 
 _LEAST = {"seed": 0, "worlds": 1, "threads": 0, "episodes": 1, "keep_checkpoints": 1}
 _OWN = ("worlds", "threads", "episodes", "keep_checkpoints", "checkpoint_seconds", "importance")

@@ -34,7 +34,7 @@ class DivergenceGuard(BaseCallback):
         Args:
             folder: Where to keep `STEP-SKILL-wWORLD.safetensors` and `.json`.
             skill: Its name.
-            env: An environment with `divergences`.
+            env: An environment with `divergences` and `check`.
             counts: See the attribute; changed in place.
         """
         super().__init__()
@@ -67,8 +67,7 @@ class DivergenceGuard(BaseCallback):
             )
 
     def _on_rollout_end(self) -> None:
-        if hasattr(self._env, "check"):
-            self._env.check()
+        self._env.check()
         self._count()
         self.logger.record("env/diverged", self.counts["total"])
 

@@ -72,7 +72,7 @@ class ArmSkill(Skill):
     **Reset**: joints, puck, drawer, dial and button are drawn anew; the goal is the skill's.
 
     **Variants** of one robot or workplace, for `clrl adapt`: a payload at the hand that its gravity
-    compensation does not know, other friction between puck and table, the mirrored scene.
+    compensation does not know, other friction, the mirrored scene.
 
     Attributes:
         object: Prefix of the object's sensors in the XML.
@@ -97,7 +97,7 @@ class ArmSkill(Skill):
 
         Args:
             payload: Mass that hangs at the hand, in [0, 4] kg.
-            friction: Factor on the sliding friction of puck and table, in [0.05, 20].
+            friction: Factor on the friction of puck, table, drawer and dial, in [0.05, 20].
             mirrored: The scene reflected in the robot's x-z plane: dial and button change sides,
                 the dial turns the other way.
             options: As every `Skill`.

@@ -186,6 +186,9 @@ class GymVecEnv(DummyVecEnv):
                     found.kept.append(Divergence(i, length, dict(facts)))
         return result
 
+    def check(self) -> None:
+        """Do nothing: no environment here keeps to itself what happened in it."""
+
     def get_state(self) -> dict[str, Any]:
         """State of every environment; only MuJoCo environments have one.
 

@@ -1,13 +1,16 @@
 """Agents on the toy task, small enough to train in a second."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._pytree import tree_map
 
+import clrl
 from clrl.agents import ContinualPPO, ContinualSAC, Protection
+from clrl.run import Run
 from tests.agents.toy import PointVecEnv
 
 Maker = Callable[..., Any]
@@ -70,6 +73,16 @@ def resumed_twins(make: Callable[[], Any]) -> tuple[Any, Any]:
     other.learn(80, reset_num_timesteps=False)
     other.end_skill()
     return agent, other
+
+
+def tiny_run(out: Path, protect: dict[str, dict[str, Any]], agent: str = "ppo") -> Run:
+    """A run of two arm skills that takes a second."""
+    short: dict[str, Any] = {
+        "ppo": {"n_steps": 8, "batch_size": 32, "n_epochs": 1},
+        "sac": {"learning_starts": 64, "gradient_steps": 1, "batch_size": 16},
+    }[agent]
+    short |= {"steps_per_skill": 512, "horizon": 10, "episodes": 4, "worlds": 8, "quiet": True}
+    return clrl.train(["arm-reach", "arm-press"], agent, protect, out=out, **short)
 
 
 @pytest.fixture(params=["ppo", "sac"])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import clrl
 from clrl.agents import (
     EWC,
     ContinualPPO,
@@ -21,7 +20,7 @@ from clrl.agents.distillation import gaussian_kl
 from clrl.agents.tape import Tape
 from clrl.export import export, write
 from clrl.verify import verify
-from tests.agents.conftest import make_agent, resumed_twins, trained_on
+from tests.agents.conftest import make_agent, resumed_twins, tiny_run, trained_on
 from tests.agents.toy import PointVecEnv
 
 SEEN = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
@@ -237,22 +236,7 @@ def test_strength_0_is_unprotected_to_the_bit(kind: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_a_bundle_is_the_knowledge_base_with_its_heads(algorithm: str, tmp_path: Path) -> None:
-    options: dict[str, Any] = {
-        "ppo": {"n_steps": 8, "batch_size": 32, "n_epochs": 1},
-        "sac": {"learning_starts": 64, "gradient_steps": 1, "batch_size": 16},
-    }[algorithm]
-    run = clrl.train(
-        ["arm-reach", "arm-press"],
-        agent=algorithm,
-        protect={"compress": {"steps": 20}},
-        out=tmp_path / "run",
-        steps_per_skill=512,
-        horizon=10,
-        episodes=4,
-        worlds=8,
-        quiet=True,
-        **options,
-    )
+    run = tiny_run(tmp_path / "run", {"compress": {"steps": 20}}, algorithm)
     agent = run.agent()
     for skill in range(2):
         with agent.policy.using(skill):

@@ -8,7 +8,6 @@ import onnxruntime
 import pytest
 import torch
 
-import clrl
 from clrl import onnx_graph
 from clrl.agents import EWC, ContinualPPO, ContinualSAC, PackNet, Protection, make_agent
 from clrl.agents.masks import Masks
@@ -163,19 +162,7 @@ def test_the_exported_graph_acts_for_every_skill_as_the_agent(kind: str) -> None
 
 
 def test_a_run_evaluates_and_exports_what_it_masked(tmp_path: Path) -> None:
-    run = clrl.train(
-        ["arm-reach", "arm-press"],
-        protect={"packnet": {"skills": 2}},
-        out=tmp_path / "run",
-        steps_per_skill=512,
-        horizon=10,
-        episodes=4,
-        worlds=8,
-        quiet=True,
-        n_steps=8,
-        batch_size=32,
-        n_epochs=1,
-    )
+    run = conftest.tiny_run(tmp_path / "run", {"packnet": {"skills": 2}})
     first, last = (run.agent(path) for path in run.finals()[1:])
     size = run.curriculum.observation_space.shape[0]
     rows = np.random.default_rng(0).normal(size=(50, size)).astype(np.float32)
