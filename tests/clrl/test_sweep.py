@@ -243,10 +243,14 @@ def training(path: Path) -> list[int]:
     return found
 
 
-def begun(path: Path, process: subprocess.Popen[str]) -> int:
-    """The process that trains a run, as soon as it has written a checkpoint."""
+def halted(path: Path, process: subprocess.Popen[str]) -> int:
+    """The process that trains a run, stopped as soon as it has written a checkpoint.
+
+    Stopped, because it may otherwise end before the test comes to what it does to it.
+    """
     while process.poll() is None:
         if (path / "checkpoints" / "000000000").exists() and (found := training(path)):
+            os.kill(found[0], signal.SIGSTOP)
             return found[0]
         time.sleep(0.02)
     raise AssertionError(f"the sweep ended: {process.communicate()}")
@@ -271,9 +275,8 @@ def test_no_kill_loses_anything(
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    os.kill(begun(runs[0], process), signal.SIGKILL)
-    orphan = begun(runs[1], process)
-    os.kill(orphan, signal.SIGSTOP)
+    os.kill(halted(runs[0], process), signal.SIGKILL)
+    orphan = halted(runs[1], process)
     process.kill()
     process.communicate()
     assert Run.open(runs[0]).retention()
@@ -297,18 +300,17 @@ def test_a_ray_cluster_may_lose_a_worker_and_die(
     command = [sys.executable, "-m", "clrl", "sweep", str(file), "--engine", "ray", "--json"]
     runs = [tmp_path / "runs" / f"arm-reach-strong-ewc-seed{seed}" for seed in (0, 1)]
     cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"RAY_ADDRESS": cluster.address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
-        cluster.add_node(num_cpus=1)
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"RAY_ADDRESS": cluster.address},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        first, second = (begun(run, process) for run in runs)
-        os.kill(second, signal.SIGSTOP)
+        first, second = (halted(run, process) for run in runs)
         os.kill(parent(first), signal.SIGKILL)
         os.kill(first, signal.SIGKILL)
         while not (runs[0] / "retention.json").exists():
@@ -316,8 +318,8 @@ def test_a_ray_cluster_may_lose_a_worker_and_die(
             time.sleep(0.1)
     finally:
         cluster.shutdown()
-    process.kill()
-    process.communicate()
+        process.kill()
+        process.communicate()
     os.kill(second, signal.SIGKILL)
     assert not (runs[1] / "retention.json").exists()
     clean = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
