@@ -3,7 +3,7 @@
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -180,7 +180,8 @@ def resolve(
     if agent not in PRESETS:
         raise ValueError(f"unknown agent {agent!r}; choose from {', '.join(PRESETS)}")
     names = (() if joint else DEFAULT_PROTECT) if protect is None else protect
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    listed = isinstance(names, Iterable) and not isinstance(names, str)
+    if not listed or not all(isinstance(name, str) for name in names):
         raise ValueError("protect takes a list of names, such as ['ewc'] or ['module:Class']")
     given: Mapping[str, Any] = names if isinstance(names, Mapping) else {name: {} for name in names}
     for name, table in given.items():

@@ -173,8 +173,9 @@ class Policy:
         self._width = int(self._session.get_outputs()[0].shape[1])
         try:
             entries = bundle.contract["skills"]
-            self._skills = {e["name"]: _Skill(e, size, self._width) for e in entries}
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            with np.errstate(over="raise"):
+                self._skills = {e["name"]: _Skill(e, size, self._width) for e in entries}
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise BundleError(bundle.path, f"{CONTRACT} is not valid: {error}") from None
         for name, entry in self._skills.items():
             try:

@@ -88,16 +88,18 @@ def _pairs(bundle: Bundle, policy: Policy) -> tuple[dict[str, tuple[Any, Any]], 
     content = parse(bundle.files[GOLDEN], GOLDEN)
     try:
         tolerance = float(content["tolerance"])
-        pairs = {
-            name: (
-                np.array(entry["observation"], np.float32),
-                np.array(entry["action"], np.float32),
-            )
-            for name, entry in content["skills"].items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError):
+        with np.errstate(over="raise"):
+            pairs = {
+                name: (
+                    np.array(entry["observation"], np.float32),
+                    np.array(entry["action"], np.float32),
+                )
+                for name, entry in content["skills"].items()
+            }
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise ValueError(f"{GOLDEN} is not valid") from None
-    if list(pairs) != policy.skills or not all(len(seen) for seen, _ in pairs.values()):
+    rows = [seen.ndim == 2 and len(seen) > 0 for seen, _ in pairs.values()]
+    if list(pairs) != policy.skills or not all(rows):
         raise ValueError(f"{GOLDEN} does not hold the skills of {CONTRACT}")
     if not 0.0 < tolerance <= 1e-3:
         raise ValueError(f"{GOLDEN} has the tolerance {tolerance:g}")

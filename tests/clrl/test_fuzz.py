@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clrl import bundle, checkpoint, identity, onnx_graph, packing, sealed, trainer, verify, wire
@@ -23,6 +23,7 @@ from clrl.envs import Curriculum, make_curriculum
 from clrl.envs.untrusted import parse_json
 from clrl.eval.retention import Retention
 from clrl.position import Position
+from clrl.run import Run
 from clrl.voices import Voice
 from tests.clrl.forgery import tensors
 
@@ -129,6 +130,7 @@ def test_arguments(agent: Any, protect: Any, seed: Any, device: Any, options: An
 
 
 @fuzz(150)
+@example(curriculum="arm-reach", steps=2**10, horizon=10, rule="any-step")
 @given(
     curriculum=WORDS | VALUES,
     steps=NUMBERS | LEAVES,
@@ -147,7 +149,7 @@ def test_arguments_of_a_training(
         raise MadeError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "Run", made)
+        patch.setattr(Run, "create", made)
         patch.chdir(tmp_path)
         with suppress(MadeError):
             outcome(
