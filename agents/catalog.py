@@ -51,17 +51,27 @@ def make_protection(name: str, **options: Any) -> "Protection":
     Raises:
         ValueError: nothing has that name, or it does not take those options.
     """
+    kind = _protection(name)
+    _check_options(f"protection {name!r}", kind, options)
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ValueError(f"protection {name!r}: {error}") from None
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether a protection has an option; errors are those of `make_protection`."""
+    return option in _options(_protection(name))
+
+
+def _protection(name: str) -> "type[Protection]":
     from clrl.agents.protection import Protection
 
     check_protections([name])
     kind = _load(PROTECTIONS.get(name, name))
     if not (isinstance(kind, type) and issubclass(kind, Protection)):  # a file may have named it
         raise ValueError(f"{name!r} is no protection: it is no subclass of clrl.agents.Protection")
-    _check_options(f"protection {name!r}", kind, options)
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise ValueError(f"protection {name!r}: {error}") from None
+    return kind
 
 
 def make_agent(

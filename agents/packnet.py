@@ -34,7 +34,8 @@ class PackNet(Protection):
 
         Args:
             strength: 1, or 0 to switch it off.
-            skills: Planned, which share the weights equally, >= 1.
+            skills: Planned, which share the weights equally, >= 1; a training that does not give
+                it has the length of its curriculum here.
             retrain: Last share of a skill's budget, with the kept weights alone, in (0, 1).
             seed: Unused; nothing is drawn.
 

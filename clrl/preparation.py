@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clrl.agents.catalog import takes
 from clrl.config import resolve
 from clrl.envs.curriculum import Curriculum, make_curriculum
 from clrl.envs.untrusted import shown
@@ -46,6 +47,9 @@ def prepare(
     config = resolve(
         made.to_json(), agent, protect, joint=joint, seed=seed, device=device, options=dict(options)
     )
+    for name, chosen in config.protect.items():
+        if "skills" not in chosen and takes(name, "skills"):
+            chosen["skills"] = len(made)  # known here, so that nobody has to count
     method = f"{agent}-joint" if joint else agent
     path = Path(out or Path("runs") / folder_name(f"{made.name}-{method}-seed{seed}"))
     stages(config, made)

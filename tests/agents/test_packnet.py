@@ -13,6 +13,7 @@ from clrl.agents import EWC, ContinualPPO, ContinualSAC, PackNet, Protection, ma
 from clrl.agents.masks import Masks
 from clrl.envs import make_curriculum
 from clrl.export import export
+from clrl.preparation import prepare
 from clrl.voices import Voice
 from tests.agents import conftest
 from tests.agents.toy import PointVecEnv
@@ -170,6 +171,12 @@ def test_a_run_evaluates_and_exports_what_it_masked(tmp_path: Path) -> None:
     assert run.retention().success[1][0] == run.retention().success[2][0]
     assert run.retention().returns[1][0] == run.retention().returns[2][0]
     assert export(run, allow_forgetting=True)  # it compares the graph with the agent
+
+
+@pytest.mark.parametrize(("given", "planned"), [({}, 2), ({"skills": 5}, 5)])
+def test_it_plans_for_the_curriculum_unless_told(given: dict[str, int], planned: int) -> None:
+    run = prepare(["arm-reach", "arm-push"], protect={"packnet": given})
+    assert run.config.protect == {"packnet": {"skills": planned}}
 
 
 @pytest.mark.parametrize(
