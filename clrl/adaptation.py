@@ -135,7 +135,10 @@ def _extended(
     spec = {**known.get(skill, {"id": skill}), **variant}
     key = spec.pop("id")
     spec.pop("name", None)
-    made = make_skill(key, **spec)
+    try:
+        made = make_skill(key, **spec)
+    except ValueError as error:
+        raise ValueError(f"{error} ({base.path} has {', '.join(known)})") from None
     name = name or _name(made, variant)
     if not re.fullmatch(r"[\w+-][\w.+-]*", name):
         raise ValueError(f"--name takes letters, digits, '_', '.', '+' and '-', got {name!r}")

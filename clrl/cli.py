@@ -185,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=1000, help="of the episodes' starts")
     _protocol(evaluate)
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    evaluate.add_argument("--threads", type=int, metavar="N", help="of the physics; as RUN if none")
 
     sweep = _add(
         menu,

@@ -108,6 +108,7 @@ def evaluate(options: argparse.Namespace) -> None:
         horizon=options.horizon,
         success_rule=options.success,
         device=device,
+        threads=options.threads,
         quiet=options.json,
     )
     _show(result, options.json)

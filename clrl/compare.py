@@ -55,7 +55,7 @@ def compare(runs: Iterable[str | Path], names: Mapping[Path, str] | None = None)
         raise ValueError("no finished run to compare")
     groups: dict[tuple[str, str], list[Finished]] = {}
     for run in found:
-        name = names[run.path] if names else label(run.config)
+        name = names[run.path] if names else label(run.config) + _budget(run, found)
         groups.setdefault((run.config.curriculum["name"], name), []).append(run)
     return Comparison(tuple(_method(name, group, found) for (_, name), group in groups.items()))
 
@@ -131,6 +131,15 @@ def label(config: Config) -> str:
     return f"{config.agent}: {' + '.join(protect) or 'none'}{_options(own)}"
 
 
+def _budget(run: Finished, everything: Sequence[Finished]) -> str:
+    """The steps of a run, where others of its curriculum had more or fewer."""
+    curriculum = run.config.curriculum
+    others = (other.config.curriculum for other in everything)
+    same = (budgets(other) for other in others if other["name"] == curriculum["name"])
+    mine = budgets(curriculum)
+    return f", {sum(mine):,} steps" if any(other != mine for other in same) else ""
+
+
 def _setting(config: Config) -> str:
     """What was asked for, protections apart."""
     return label(replace(config, protect={}, importance="equal"))
@@ -158,7 +167,7 @@ def _method(name: str, group: Sequence[Finished], everything: Sequence[Finished]
         if run.config.seed == other.config.seed:
             raise ValueError(f"{both}, seed {run.config.seed}; leave one out")
         if run.config.curriculum != other.config.curriculum:
-            raise ValueError(f"{both}, but with other budgets or options of skills")
+            raise ValueError(f"{both}, but with other options of skills")
         if run.result.protocol != other.result.protocol:
             raise ValueError(f"{both}, but were not measured under one protocol")
     first = group[0]

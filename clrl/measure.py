@@ -20,6 +20,7 @@ def evaluate_run(
     horizon: int | None = None,
     success_rule: str | None = None,
     device: str = "cpu",
+    threads: int | None = None,
     quiet: bool = False,
 ) -> Retention:
     """Measure retention from a run's checkpoints, apart from its training.
@@ -31,6 +32,7 @@ def evaluate_run(
         horizon: Steps of an episode, in place of the one it was trained with.
         success_rule: "any-step" or "last-step", likewise.
         device: Of the worlds, "cpu" or "cuda".
+        threads: Of the physics, 0 for all cores; as the run was trained if none.
         quiet: Print nothing.
 
     Raises:
@@ -41,9 +43,8 @@ def evaluate_run(
     run = Run(run.path, run.config, run.curriculum.under(horizon, success_rule))
     rows: list[list[Score]] = []
     finals = run.finished(measured=False)
-    evaluator = Evaluator(
-        run.curriculum, episodes=episodes, threads=run.config.threads, device=device
-    )
+    threads = run.config.threads if threads is None else threads
+    evaluator = Evaluator(run.curriculum, episodes=episodes, threads=threads, device=device)
     for path in finals:
         state = trained.read(path)
         agent = run.build(state["agent"])

@@ -59,7 +59,10 @@ def make_skill(key: str, /, **options: Any) -> "Task":
     try:
         skill: Task = kind(**options)
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"skill {key!r}: {line(error)}") from None
+        said = line(error)
+        if " unexpected keyword argument " in said:  # of a class with a name no user knows
+            said = f"has no option {said.partition(' argument ')[2]}"
+        raise ValueError(f"skill {key!r} {said}") from None
     if not hasattr(skill, "name"):
         raise ValueError(f"{key!r} is no skill: it has no name")
     if ":" in key:

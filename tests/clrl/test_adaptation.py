@@ -150,6 +150,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a path for a name": (["--skill", "press", "--name", "../x"], "--name takes letters"),
     "name taken": (["--skill", "press"], "give the new one a --name"),
     "other spaces": (["--skill", "Reacher-v5"], "does not fit"),
+    "unknown skill": (["--skill", "pish"], "or a Gymnasium id ("),
     "like nothing": (["--skill", "arm-push", "--like", "lift"], "has no skill 'lift'"),
     "no steps": (["--skill", "arm-push", "--steps", "0"], "needs a budget >= 1"),
     "no device": (["--skill", "arm-push", "--device", "tpu"], "unknown device 'tpu'"),

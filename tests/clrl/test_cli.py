@@ -262,7 +262,7 @@ def test_what_is_no_skill_is_refused(capsys: pytest.CaptureFixture[str], tmp_pat
 
 
 def test_evaluate_prints_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["evaluate", str(run.path), "--episodes", "2", "--json"])
+    main(["evaluate", str(run.path), "--episodes", "2", "--threads", "1", "--json"])
     content = json.loads(capsys.readouterr().out)
     assert content["protocol"]["episodes"] == 2
 

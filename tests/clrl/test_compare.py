@@ -90,15 +90,30 @@ def test_what_cannot_be_compared_is_refused(
     (copy / "run.json").write_text(json.dumps(content | {"seed": 2}))
     result = json.loads((copy / "retention.json").read_text())
     (copy / "retention.json").write_text(json.dumps(result | {"seed": 2}))
-    content["curriculum"]["skills"][0]["steps"] = 9
+    content["curriculum"]["skills"][0]["payload"] = 1.0
     (copy / "run.json").write_text(json.dumps(content | {"seed": 2}))
-    assert "other budgets" in refused(capsys, "compare", str(runs[0]), str(copy))
+    assert "other options of skills" in refused(capsys, "compare", str(runs[0]), str(copy))
     (copy / "retention.json").unlink()
     assert "is not finished; `clrl resume" in refused(capsys, "compare", str(copy))
     assert "is not a run" in refused(capsys, "compare", str(tmp_path))
     nowhere = str(tmp_path / "absent" / "report.html")
     assert "in a folder that exists" in refused(capsys, "compare", str(runs[0]), "--out", nowhere)
     assert not list(tmp_path.glob("absent*"))
+
+
+def test_other_budgets_are_another_method(runs: list[Path], tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(runs[0], copy)
+    content = json.loads((copy / "run.json").read_text())
+    content["curriculum"]["skills"][0]["steps"] += 9
+    (copy / "run.json").write_text(json.dumps(content))
+    steps = sum(table["steps"] for table in content["curriculum"]["skills"])
+    names = [method.name for method in compare([*runs[:2], copy]).methods]
+    assert [name.rpartition("), ")[2] for name in names] == [
+        f"{steps - 9:,} steps",
+        f"{steps:,} steps",
+    ]
+    assert compare(runs[:2]).methods[0].name.endswith(")")
 
 
 def test_what_lies_beside_runs_is_left_out(
