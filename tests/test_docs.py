@@ -5,11 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
+from methods_figures import table
 
 from clrl.agents.catalog import PROTECTIONS, make_protection
+from clrl.sweep import Sweep
 
-DOCS = Path(__file__).parents[1] / "docs"
-ROWS = dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", (DOCS / "methods.md").read_text(), re.M))
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+ROWS = dict(re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|$", (DOCS / "methods.md").read_text(), re.M))
 
 
 def test_the_table_of_methods_has_every_protection() -> None:
@@ -28,3 +31,14 @@ def test_the_table_of_methods_has_each_options_default(name: str) -> None:
     for option, value in told.items():
         assert float(value.replace(",", "")) == defaults[option], option
         make_protection(name, **{option: defaults[option]})
+
+
+def test_the_tables_of_runs_are_of_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    comparison = Sweep.read("benchmarks/methods.toml").comparison()
+    assert comparison is not None
+    assert comparison.curricula.keys() == {"arm3", "arm6"}
+    told = (DOCS / "methods.md").read_text().splitlines()
+    for curriculum in comparison.curricula:
+        for line in table(comparison, curriculum).splitlines():
+            assert line in told
