@@ -138,6 +138,8 @@ def _extended(
     try:
         made = make_skill(key, **spec)
     except ValueError as error:
+        if skill in known:
+            raise
         raise ValueError(f"{error} ({base.path} has {', '.join(known)})") from None
     name = name or _name(made, variant)
     if not re.fullmatch(r"[\w+-][\w.+-]*", name):
