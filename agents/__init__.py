@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from clrl.agents.ewc import EWC, OnlineEWC
     from clrl.agents.guard import NumericalError
     from clrl.agents.joint import JointPPO
+    from clrl.agents.joint_sac import JointSAC
     from clrl.agents.l2 import L2
     from clrl.agents.mas import MAS
     from clrl.agents.packnet import PackNet
@@ -48,6 +49,7 @@ _EXPORTS = {
     "MAS": "mas",
     "PackNet": "packnet",
     "JointPPO": "joint",
+    "JointSAC": "joint_sac",
     "PerfectMemory": "perfect",
     "ContinualPPO": "ppo",
     "Progressive": "progressive",
@@ -72,6 +74,7 @@ __all__ = [
     "ContinualPPO",
     "ContinualSAC",
     "JointPPO",
+    "JointSAC",
     "NumericalError",
     "OnlineEWC",
     "PackNet",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clrl.agents.protection import Protection
 
 AGENTS = {"ppo": "clrl.agents.ppo:ContinualPPO", "sac": "clrl.agents.sac:ContinualSAC"}
-JOINT = {"ppo": "clrl.agents.joint:JointPPO"}  # which learn all skills at once
+JOINT = {"ppo": "clrl.agents.joint:JointPPO", "sac": "clrl.agents.joint_sac:JointSAC"}
 
 PROTECTIONS = {
     "ewc": "clrl.agents.ewc:EWC",
@@ -104,8 +104,6 @@ def make_agent(
     """
     if name not in AGENTS:
         raise ValueError(f"unknown agent {name!r}; choose from {', '.join(AGENTS)}")
-    if joint and name not in JOINT:
-        raise ValueError(f"joint training is there for {', '.join(JOINT)}, not for {name!r}")
     options = deepcopy(options)  # SB3 writes into policy_kwargs
     protections = [
         make_protection(other, **{"seed": seed, **chosen})

@@ -1,5 +1,6 @@
 """What the trunk sees: observations normalised by the statistics of the skill at hand."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,6 +64,13 @@ class SkillFeatures(BaseFeaturesExtractor):
             named = functional.one_hot(index, self.max_skills).to(features.dtype)
             features = torch.cat((features, named), dim=1)
         return features
+
+    def of_each(self, observations: Tensor, skills: Sequence[int]) -> Tensor:
+        """Features of observations (batch, ...), as many of each of some skills, in their order."""
+        if len(skills) == 1:
+            return self.of(observations, skills[0])
+        parts = observations.split(len(observations) // len(skills))
+        return torch.cat([self.of(part, i) for part, i in zip(parts, skills, strict=True)])
 
     def normalised(self, rows: Tensor, skill: int) -> Tensor:
         """Rows (..., obs) by the statistics of a skill, or as they are where none are kept."""

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from clrl.agents.actor_critic import ActorCritic
+from clrl.agents.continual import Continual
 from clrl.agents.popart import PopArt
 from clrl.agents.ppo import BUFFERS, ContinualPPO
 from clrl.agents.rows import Rows
@@ -57,10 +58,7 @@ class JointPPO(ContinualPPO):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        if self.protections:
-            raise ValueError("joint training has no earlier skill to protect; leave protect empty")
-        if self._networks() is None:
-            raise ValueError("joint training needs updates='fast' and a policy of known layers")
+        check_joint(self, self._networks() is not None)
         self._buffers: list[RolloutBuffer] = []
         if self.popart:
             if not self.policy.multi_head:
@@ -139,8 +137,21 @@ class JointPPO(ContinualPPO):
     def _rollouts(self) -> list[RolloutBuffer]:
         return self._buffers
 
+    def _experience(self) -> Any:
+        """Of the newest skill, as for every agent."""
+        observations = self._buffers[-1].observations
+        return observations.reshape(-1, observations.shape[-1])
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_buffers"]
+
+
+def check_joint(agent: Continual, runs_by_hand: bool) -> None:
+    """Raise ValueError where an agent cannot learn several skills at once."""
+    if agent.protections:
+        raise ValueError("joint training has no earlier skill to protect; leave protect empty")
+    if agent.updates == "sb3" or not runs_by_hand:
+        raise ValueError("joint training needs updates='fast' and a policy of known layers")
 
 
 @dataclass(frozen=True)

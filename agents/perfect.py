@@ -103,7 +103,7 @@ class PerfectMemory(Remembering):
         share = len(rows["reward"]) // len(parts)
         temperature = torch.tensor([self.temperature[skill] for skill in parts])
         temperature = temperature.repeat_interleave(share)[:, None].to(rows["reward"].device)
-        return rows, Rehearsal(learner.policy, list(parts), share), temperature
+        return rows, Rehearsal(learner.policy, list(parts)), temperature
 
     def _noise(self, rows: dict[str, Tensor]) -> Tensor:
         action = rows["action"]

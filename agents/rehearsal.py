@@ -4,7 +4,7 @@ Rows of all skills pass the shared layers together, and each skill's own rows it
 few numbers per action go through autograd, so that a loss is written as it is read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,66 +12,25 @@ import torch
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor, nn
 
-from clrl.agents.heads import Heads
+from clrl.agents.branches import Branches
 from clrl.agents.protection import add_clipped
-from clrl.agents.tape import Tape
-
-
-class Branches:
-    """Shared layers, and after them a head for each skill's rows, which come skill after skill."""
-
-    def __init__(
-        self, shared: Sequence[nn.Module], heads: Sequence[Heads], skills: list[int], share: int
-    ) -> None:
-        """Take layers and, of each of some heads, those of the skills; `share` rows a skill."""
-        self._shared = Tape(nn.Sequential(*shared))
-        single = len(heads[0].layers) == 1
-        self._rows = share * len(skills) if single else share
-        chosen = [0] if single else skills
-        self._heads = [[Tape(head.layers[i]) for i in chosen] for head in heads]  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Output of each of the heads, (rows, out)."""
-        parts = self._shared.forward(x).split(self._rows)
-        return [
-            torch.cat([tape.forward(part) for tape, part in zip(tapes, parts, strict=True)])
-            for tapes in self._heads
-        ]
-
-    def backward(self, gradients: Sequence[Tensor], **asked: Any) -> Any:
-        """Gradients by those of the outputs; arguments and result as of `Tape.backward`."""
-        by_latent: Tensor | None = None
-        for tapes, gradient in zip(self._heads, gradients, strict=True):
-            pairs = zip(tapes, gradient.split(self._rows), strict=True)
-            options = asked | {"inputs": slice(None)}
-            part = torch.cat([tape.backward(rows, **options) for tape, rows in pairs])
-            by_latent = part if by_latent is None else by_latent + part
-        assert by_latent is not None
-        return self._shared.backward(by_latent, **asked)
 
 
 class Rehearsal:
     """SAC's networks on batches of the same number of rows from each of some skills."""
 
-    def __init__(self, policy: Any, skills: list[int], share: int) -> None:
-        self._policy, self._skills, self._share = policy, skills, share
+    def __init__(self, policy: Any, skills: list[int]) -> None:
+        self._policy, self._skills = policy, skills
         self._parameters = list(policy.actor.parameters())
-        actor = policy.actor
-        self._actor = self._branches(actor.latent_pi, [actor.mu, actor.log_std])
-        self._critics = [self._critic(network) for network in policy.critic.q_networks]
-        self._targets = [self._critic(network) for network in policy.critic_target.q_networks]
-
-    def _branches(self, shared: Any, heads: list[Heads]) -> Branches:
-        return Branches(list(shared), heads, self._skills, self._share)
-
-    def _critic(self, network: Any) -> Branches:
-        return self._branches(list(network)[:-1], [network[-1]])
+        self._actor = Branches.of_actor(policy.actor, skills)
+        self._critics = Branches.of_critics(policy.critic, skills)
+        self._targets = Branches.of_critics(policy.critic_target, skills)
 
     @torch.no_grad()
     def states(self, observations: Tensor) -> Tensor:
         """What the networks see of observations (rows, obs), each by its skill's statistics."""
-        parts = zip(observations.split(self._share), self._skills, strict=True)
-        return torch.cat([self._policy.features.of(part, skill) for part, skill in parts])
+        states: Tensor = self._policy.features.of_each(observations, self._skills)
+        return states
 
     def means(self, states: Tensor) -> Tensor:
         """Means before squashing, (rows, act)."""

@@ -67,7 +67,7 @@ class ReservoirReplay(Remembering):
             return
         rows, scale = self._sample(learner)
         gamma: float = learner.gamma  # type: ignore[attr-defined]
-        rehearsal = self._rehearsal(learner, rows)
+        rehearsal = self._rehearsal(learner)
         following = rehearsal.states(rows["next_observation"])
         action = torch.tanh(rehearsal.means(following))
         value = rehearsal.values(following, action, target=True).amin(dim=1, keepdim=True)
@@ -84,16 +84,15 @@ class ReservoirReplay(Remembering):
         scale = scale.repeat_interleave(len(rows["action"]) // len(scale))[:, None]
         return rows, scale.to(rows["observation"].device, non_blocking=True)
 
-    def _rehearsal(self, learner: Learner, rows: dict[str, Tensor]) -> Rehearsal:
-        skills = list(self.reservoirs)
-        return Rehearsal(learner.policy, skills, len(rows["observation"]) // len(skills))
+    def _rehearsal(self, learner: Learner) -> Rehearsal:
+        return Rehearsal(learner.policy, list(self.reservoirs))
 
     def _clone(self, rows: dict[str, Tensor], scale: Tensor) -> Loss:
         weight = (rows["advantage"] / scale[:, 0]).exp().clamp(max=_MAX_WEIGHT) * rows["weight"]
         return lambda mean, log_std: -(weight * log_likelihood(rows["action"], mean, log_std)).sum()
 
     def _improve(self, learner: Learner, rows: dict[str, Tensor]) -> Loss:
-        rehearsal = self._rehearsal(learner, rows)
+        rehearsal = self._rehearsal(learner)
         states = rehearsal.states(rows["observation"])
         good = rehearsal.values(states, rows["action"]).amin(dim=1, keepdim=True)
         own, slope = rehearsal.slope(states, torch.tanh(rehearsal.means(states)))

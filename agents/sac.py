@@ -1,6 +1,6 @@
 """SAC that keeps earlier skills."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
 from clrl.agents import sac_update
@@ -81,10 +82,14 @@ class ContinualSAC(Continual, SAC):
         self.replay_buffer.reset()
         if self.log_ent_coef is not None:
             initial = str(self.ent_coef).partition("_")[2] or "1.0"
-            with torch.no_grad():
-                self.log_ent_coef.fill_(float(np.log(float(initial))))
+            start = torch.full((self._temperatures(),), float(np.log(float(initial))))
+            self.log_ent_coef = start.to(self.device).requires_grad_()
             self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
             self._guard_temperature()
+
+    def _temperatures(self) -> int:
+        """How many there are: that of the skill being learned."""
+        return 1
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
@@ -123,10 +128,14 @@ class ContinualSAC(Continual, SAC):
         else:
             rollout = super().collect_rollouts(env, **kwargs)
         if rollout.continue_training:
-            self.policy.features.update(self.fresh()["observation"].to(self.device))
+            self._see(self.fresh()["observation"].to(self.device))
             check_statistics(self)
             self._protect("collect")
         return rollout
+
+    def _see(self, observations: Tensor) -> None:
+        """Fold new observations (rows, obs) into the statistics."""
+        self.policy.features.update(observations)
 
     def _tensor_env(self, env: Any) -> TensorEnv | None:
         """The environment to step in tensors, or None where SB3 steps it."""
@@ -151,7 +160,7 @@ class ContinualSAC(Continual, SAC):
     ) -> None:
         """As for every agent; without a graph through the networks."""
         rows = torch.cat(list(observations.values()))
-        rehearsal = Rehearsal(self.policy, list(observations), len(rows) // len(observations))
+        rehearsal = Rehearsal(self.policy, list(observations))
         rehearsal.pull_actor(rehearsal.states(rows), loss, max_norm)
 
     def values(self, rows: dict[str, Tensor], skill: int) -> Tensor:
@@ -167,7 +176,7 @@ class ContinualSAC(Continual, SAC):
     ) -> None:
         """As of `ContinualPPO`, of the values (rows, critics); without a graph."""
         columns = stacked(rows)
-        rehearsal = Rehearsal(self.policy, list(rows), len(columns["action"]) // len(rows))
+        rehearsal = Rehearsal(self.policy, list(rows))
         values = rehearsal.values(rehearsal.states(columns["observation"]), columns["action"])
         (gradient,) = torch.autograd.grad(loss(values.requires_grad_()), values)
         rehearsal.pull_critics(gradient, max_norm)
@@ -177,7 +186,17 @@ class ContinualSAC(Continual, SAC):
         """Weight of the entropy, as it stands."""
         if self.log_ent_coef is None:
             return float(self.ent_coef_tensor)
-        return float(self.log_ent_coef.detach().exp())
+        return float(self.log_ent_coef.detach().exp().mean())
+
+    def batches(self, count: int, size: int) -> Iterator[ReplayBufferSamples]:
+        """Some batches of transitions to learn from, of as many rows of each of `learned`."""
+        buffer: Any = self.replay_buffer
+        return map(buffer.gather, buffer.draw(count, size))
+
+    @property
+    def learned(self) -> list[int]:
+        """Indices of the skills being learned: the newest."""
+        return [self.skill]
 
     def fresh(self) -> dict[str, Tensor]:
         """New transitions: observation, action, reward, next_observation, done, (rows, ...)."""

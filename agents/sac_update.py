@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 
+from clrl.agents.branches import Branches
 from clrl.agents.buffer import TensorReplayBuffer
 from clrl.agents.heads import MultiHeadSACPolicy
 from clrl.agents.tape import Tape
@@ -67,10 +68,8 @@ def train(agent: Any, gradient_steps: int, batch_size: int) -> None:
         for group in optimizer.param_groups:
             group["fused"] = True
     steps = GradientSteps(agent)
-    for i, indices in enumerate(agent.replay_buffer.draw(gradient_steps, batch_size)):
-        steps.step(
-            agent.replay_buffer.gather(indices), polyak=i % agent.target_update_interval == 0
-        )
+    for i, batch in enumerate(agent.batches(gradient_steps, batch_size)):
+        steps.step(batch, polyak=i % agent.target_update_interval == 0)
     agent._n_updates += gradient_steps
     agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
     means = torch.stack([torch.stack(values).mean() for values in steps.logged.values()])
@@ -79,15 +78,15 @@ def train(agent: Any, gradient_steps: int, batch_size: int) -> None:
 
 
 class GradientSteps:
-    """The gradient steps between two rollouts."""
+    """The gradient steps between two rollouts, on as many rows of each skill being learned."""
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
-        actor = agent.actor
-        self._latent, self._mean = Tape(actor.latent_pi), Tape(actor.mu)
-        self._log_std = Tape(actor.log_std)
-        self._critics = [Tape(network) for network in agent.critic.q_networks]
-        self._targets = [Tape(network) for network in agent.critic_target.q_networks]
+        skills = agent.learned
+        self._skills = skills if len(skills) == 1 else [*skills, *skills]  # states, next states
+        self._actor = Branches.of_actor(agent.actor, self._skills)
+        self._critics = Branches.of_critics(agent.critic, skills)
+        self._targets = Branches.of_critics(agent.critic_target, skills)
         self._online = list(agent.critic.parameters())
         self._slow = list(agent.critic_target.parameters())
         self.logged: dict[str, list[Tensor]] = {}
@@ -97,7 +96,7 @@ class GradientSteps:
         """One step of temperature, critics and actor, and of the targets if `polyak`."""
         size = len(batch.rewards)
         observations = torch.cat((batch.observations, batch.next_observations))
-        states: Tensor = self._agent.policy.features(observations)
+        states: Tensor = self._agent.policy.features.of_each(observations, self._skills)
         sample = self._act(states)
         here, there = (
             Sample(*(t[half] for t in sample)) for half in (slice(size), slice(size, None))
@@ -114,10 +113,8 @@ class GradientSteps:
 
     def _act(self, states: Tensor) -> Sample:
         """Sample actions in the first half of some states, to learn from, and in the second."""
-        latent = self._latent.forward(states)
-        mean, unbounded = self._mean.forward(latent), self._log_std.forward(latent)
-        for tape in (self._latent, self._mean, self._log_std):
-            tape.keep(len(states) // 2)
+        mean, unbounded = self._actor.forward(states)
+        self._actor.keep(len(states) // 2)
         noise = _noise(mean)
         log_std = unbounded.clamp(LOG_STD_MIN, LOG_STD_MAX)
         push = log_std.exp() * noise
@@ -127,7 +124,7 @@ class GradientSteps:
         return Sample(action, log_prob.sum(dim=1, keepdim=True), push, unbounded == log_std)
 
     def _step_temperature(self, log_prob: Tensor) -> Tensor:
-        """The temperature before its step."""
+        """The temperature before its step, one for all rows or one for each, (rows, 1)."""
         agent = self._agent
         temperature: Tensor
         if agent.ent_coef_optimizer is None:
@@ -135,18 +132,21 @@ class GradientSteps:
             self._log(ent_coef=temperature)
             return temperature
         temperature = agent.log_ent_coef.exp()
-        slope = -(log_prob.mean() + agent.target_entropy)
-        self._log(ent_coef=temperature[0], ent_coef_loss=agent.log_ent_coef[0] * slope)
-        agent.log_ent_coef.grad = slope[None]
+        slope = -(log_prob.view(len(temperature), -1).mean(dim=1) + agent.target_entropy)
+        self._log(ent_coef=temperature.mean(), ent_coef_loss=(agent.log_ent_coef * slope).mean())
+        agent.log_ent_coef.grad = slope
         agent.ent_coef_optimizer.step()
-        return temperature
+        if len(temperature) == 1:
+            return temperature
+        return temperature.repeat_interleave(len(log_prob) // len(temperature))[:, None]
 
     def _step_critics(self, states: Tensor, actions: Tensor, goal: Tensor) -> None:
         _forget(self._agent.critic.optimizer)
         error = _values(self._critics, states, actions) - goal
         self._log(critic_loss=0.5 * error.square().sum() / len(error))
-        for tape, gradient in zip(self._critics, (error / len(error)).split(1, dim=1), strict=True):
-            tape.backward(gradient)
+        columns = (error / len(error)).split(1, dim=1)
+        for critic, gradient in zip(self._critics, columns, strict=True):
+            critic.backward([gradient])
         with torch.enable_grad():  # for protections, in the optimizer's hooks
             self._agent.critic.optimizer.step()
 
@@ -159,16 +159,13 @@ class GradientSteps:
         to_values = torch.zeros_like(values).scatter_(1, which, -1.0 / len(values))
         columns = slice(states.shape[1], None)
         by_action = torch.zeros_like(action)
-        for tape, gradient in zip(self._critics, to_values.split(1, dim=1), strict=True):
-            by_action += tape.backward(gradient, weights=False, inputs=columns)
+        for critic, gradient in zip(self._critics, to_values.split(1, dim=1), strict=True):
+            by_action += critic.backward([gradient], weights=False, inputs=columns)
         entropy = temperature / len(values)
         slope = 1.0 - action.square()
         by_mean = slope * (by_action + entropy * 2.0 * action / (slope + _EPSILON))
         by_log_std = (by_mean * sample.push - entropy) * sample.free
-        every = slice(None)
-        by_latent = self._mean.backward(by_mean, inputs=every)
-        by_latent += self._log_std.backward(by_log_std, inputs=every)
-        self._latent.backward(by_latent)
+        self._actor.backward([by_mean, by_log_std])
         with torch.enable_grad():
             self._agent.actor.optimizer.step()
 
@@ -181,10 +178,10 @@ def _noise(like: Tensor) -> Tensor:
     return torch.randn_like(like)
 
 
-def _values(critics: list[Tape], states: Tensor, actions: Tensor) -> Tensor:
+def _values(critics: list[Branches], states: Tensor, actions: Tensor) -> Tensor:
     """Values by every critic, (batch, critics)."""
     inputs = torch.cat((states, actions), dim=1)
-    return torch.cat([critic.forward(inputs) for critic in critics], dim=1)
+    return torch.cat([critic.forward(inputs)[0] for critic in critics], dim=1)
 
 
 def _forget(optimizer: torch.optim.Optimizer) -> None:

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of `clrl list`, or module:Class; none alone for none; ewc by default",
     )
     train.add_argument(
-        "--joint", action="store_true", help="all skills at once, the usual upper bound; ppo only"
+        "--joint", action="store_true", help="all skills at once, the usual upper bound"
     )
     train.add_argument(
         "--importance",

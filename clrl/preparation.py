@@ -62,7 +62,8 @@ def _check(run: Run, agent: Any) -> None:
     """What can be told once there is an agent."""
     count = len(run.curriculum)
     if run.config.joint:  # each row of the matrix needs a rollout of its own
-        rollout = agent.n_steps * run.config.worlds
+        steps = agent.train_freq.frequency if agent.off_policy else agent.n_steps
+        rollout = steps * run.config.worlds
         if sum(run.curriculum.steps) < rollout * count:
             raise ValueError(
                 f"joint training takes {rollout} steps a rollout, and as many for each of {count} "

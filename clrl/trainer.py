@@ -314,11 +314,16 @@ class _Trainer:
                 f"go on with `clrl resume {self.run.path}`",
             )
 
+    def _starts_afresh(self) -> bool:
+        """Whether a stage that begins here needs no experience, or none does."""
+        following = self.stages[self.position.skill : self.position.skill + 1]
+        return all(stage.begun for stage in following)
+
     def _checkpoint(self, final: bool, env: Any = None) -> None:
         at, start = self.position, time.perf_counter()
         at.cost["wall_seconds"] = self._offset + start - self._clock
         state = {
-            "agent": self.agent.train_state(experience=not final),  # the next skill starts afresh
+            "agent": self.agent.train_state(experience=not (final and self._starts_afresh())),
             "position": asdict(at),
             "env": env.get_state() if env is not None else None,
         }

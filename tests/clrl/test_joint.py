@@ -22,25 +22,23 @@ from clrl.run import Run
 from clrl.schedule import at_once, in_turn
 from tests.clrl.conftest import Stopped
 
-OPTIONS: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "joint": True,
     "steps_per_skill": 512,
     "worlds": 4,
     "threads": 1,
     "episodes": 4,
     "quiet": True,
-    "n_steps": 32,
-    "batch_size": 64,
-    "n_epochs": 2,
-    "popart": True,
 }
+PPO = COMMON | {"n_steps": 32, "batch_size": 64, "n_epochs": 2, "popart": True}
+SAC = COMMON | {"agent": "sac", "train_freq": 32, "gradient_steps": 4, "learning_starts": 64}
 PAIR = ["arm-reach", "arm-press"]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+@pytest.fixture(scope="module", params=[PPO, SAC], ids=["ppo", "sac"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """An undisturbed joint run."""
-    return clrl.train(PAIR, out=tmp_path_factory.mktemp("runs") / "joint", **OPTIONS)
+    return clrl.train(PAIR, out=tmp_path_factory.mktemp("runs") / "joint", **request.param)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -76,13 +74,14 @@ def test_a_joint_run_is_exported(whole: Run) -> None:
 def test_a_stopped_joint_run_resumes_bit_for_bit(
     stop: int, whole: Run, tmp_path: Path, stopped: Stopped
 ) -> None:
+    options = {"ppo": PPO, "sac": SAC}[whole.config.agent]
     with stopped(stop):
-        clrl.train(PAIR, out=tmp_path / "cut", checkpoint_seconds=0.0, **OPTIONS)
+        clrl.train(PAIR, out=tmp_path / "cut", checkpoint_seconds=0.0, **options)
     resumed = clrl.resume(tmp_path / "cut", quiet=True)
     mine, theirs = weights(resumed), weights(whole)
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[k], theirs[k]) for k in mine)
-    assert any("popart" in k for k in mine)
+    assert any("popart" in k for k in mine) == (options is PPO)
     assert resumed.retention().success == whole.retention().success
     assert len(checkpoint.steps(resumed.checkpoints)) >= 3
 
@@ -90,8 +89,8 @@ def test_a_stopped_joint_run_resumes_bit_for_bit(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--agent", "sac"], "joint training is there for ppo, not for 'sac'"),
         (["--protect", "ewc"], "joint training has no earlier skill to protect"),
+        (["--agent", "sac", "--protect", "ewc"], "joint training has no earlier skill to protect"),
     ],
 )
 def test_the_command_refuses_what_cannot_be_joint(
@@ -108,13 +107,13 @@ def test_the_command_refuses_what_cannot_be_joint(
 
 def test_too_few_worlds_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a world a skill: 2, got 1"):
-        clrl.train(PAIR, out=tmp_path / "run", **OPTIONS | {"worlds": 1})
+        clrl.train(PAIR, out=tmp_path / "run", **PPO | {"worlds": 1})
     assert not (tmp_path / "run").exists()
 
 
 def test_popart_is_an_option_of_joint_training_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="popart"):
-        clrl.train(PAIR, out=tmp_path / "run", **OPTIONS | {"joint": False})
+        clrl.train(PAIR, out=tmp_path / "run", **PPO | {"joint": False})
 
 
 @pytest.mark.parametrize("name", ["clonex", "perfect"])
@@ -127,11 +126,15 @@ def test_ppo_is_refused_what_needs_sac_before_anything_is_written(
 
 
 def test_the_skill_with_the_largest_budget_has_what_it_has_alone() -> None:
-    alone = preset_of("ppo")
     for steps, times in (([800, 400, 400], 2.0), ([500] * 10, 10.0), ([7], 1.0)):
-        preset = preset_of("ppo", steps)
-        assert preset["worlds"] == times * alone["worlds"]
-        assert preset["options"]["batch_size"] == times * alone["options"]["batch_size"]
+        for agent, scaled in (
+            ("ppo", ["batch_size"]),
+            ("sac", ["batch_size", "buffer_size", "learning_starts"]),
+        ):
+            alone, preset = preset_of(agent), preset_of(agent, steps)
+            assert preset["worlds"] == times * alone["worlds"]
+            for name in scaled:
+                assert preset["options"][name] == times * alone["options"][name]
     run = prepare("arm3", joint=True)
     shares = at_once(run.curriculum, run.config.worlds)[0].worlds
     assert shares == (128, 64, 64)

@@ -1,0 +1,67 @@
+"""Networks of several skills without a graph: layers that all share, then a head for each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clrl.agents.switch import Switch
+from clrl.agents.tape import Tape
+
+
+class Branches:
+    """Shared layers, and after them a head for each skill's rows, which come skill after skill."""
+
+    def __init__(
+        self, shared: Sequence[nn.Module], heads: Sequence[Switch], skills: Sequence[int]
+    ) -> None:
+        """Take layers and, of each of some heads, those of the skills, which may come twice."""
+        self._shared, self._bare = Tape(nn.Sequential(*shared)), not shared
+        chosen = [0] if len(heads[0].layers) == 1 else skills
+        self._heads = [[Tape(head.layers[i]) for i in chosen] for head in heads]  # type: ignore[arg-type]
+        self._share = 0  # rows of each skill in the latest pass
+
+    @staticmethod
+    def of_actor(actor: Any, skills: Sequence[int]) -> "Branches":
+        """SAC's actor, whose outputs are mean and log-std."""
+        return Branches([*actor.latent_pi], [actor.mu, actor.log_std], skills)
+
+    @staticmethod
+    def of_critics(critic: Any, skills: Sequence[int]) -> "list[Branches]":
+        """SAC's critics, with one output each."""
+        return [Branches([*net][:-1], [net[-1]], skills) for net in critic.q_networks]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Output of each of the heads, (rows, out), for as many rows of each skill."""
+        self._share = len(x) // len(self._heads[0])
+        parts = self._shared.forward(x).split(self._share)
+        return [
+            _joined([tape.forward(part) for tape, part in zip(tapes, parts, strict=True)])
+            for tapes in self._heads
+        ]
+
+    def keep(self, rows: int) -> None:
+        """Let the backward pass be of the first rows of the batch only, of whole skills if many."""
+        self._shared.keep(rows)
+        self._share = min(self._share, rows)
+        for tapes in self._heads:
+            for tape in tapes:
+                tape.keep(self._share)
+
+    def backward(self, gradients: Sequence[Tensor], **asked: Any) -> Any:
+        """Gradients by those of the outputs; arguments and result as of `Tape.backward`."""
+        by_latent: Tensor | None = None
+        every = slice(None)
+        columns = asked.get("inputs") or every if self._bare else every  # of the heads' input
+        options = asked | {"inputs": columns}
+        for tapes, gradient in zip(self._heads, gradients, strict=True):
+            pairs = zip(tapes, gradient.split(self._share), strict=False)  # only those kept
+            part = _joined([tape.backward(rows, **options) for tape, rows in pairs])
+            by_latent = part if by_latent is None else by_latent.add_(part)
+        assert by_latent is not None
+        return self._shared.backward(by_latent, **asked)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])
