@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from difflib import get_close_matches
 from importlib import import_module
-from inspect import signature
 from typing import TYPE_CHECKING, Any
+
+from clrl.agents.options import check_options, options_of
 
 if TYPE_CHECKING:
     from gymnasium import spaces
@@ -52,7 +52,7 @@ def make_protection(name: str, **options: Any) -> "Protection":
         ValueError: nothing has that name, or it does not take those options.
     """
     kind = _protection(name)
-    _check_options(f"protection {name!r}", kind, options)
+    check_options(f"protection {name!r}", kind, options)
     try:
         return kind(**options)
     except TypeError as error:
@@ -61,7 +61,7 @@ def make_protection(name: str, **options: Any) -> "Protection":
 
 def takes(name: str, option: str) -> bool:
     """Whether a protection has an option; errors are those of `make_protection`."""
-    return option in _options(_protection(name))
+    return option in options_of(_protection(name))
 
 
 def _protection(name: str) -> "type[Protection]":
@@ -112,7 +112,9 @@ def make_agent(
     if name == "sac":  # SB3 derives it from an environment, of which there is none yet
         options.setdefault("target_entropy", -float(action_space.shape[0]))
     kind = _load((JOINT if joint else AGENTS)[name])
-    _check_options(f"agent {name!r}", kind, options)
+    check_options(f"agent {name!r}", kind, options)
+    policy = kind.policy_aliases["MlpPolicy"]
+    check_options(f"agent {name!r}: policy_kwargs", policy, options.get("policy_kwargs") or {})
     try:
         agent: Continual = kind(
             "MlpPolicy",
@@ -132,30 +134,6 @@ def make_agent(
     except (TypeError, RuntimeError, MemoryError) as error:
         raise ValueError(f"agent {name!r}: {error or 'its options take more memory'}") from error
     return agent
-
-
-def _check_options(what: str, kind: type, options: Mapping[str, Any]) -> None:
-    """Raise ValueError at the first option that a class does not take, and name those it does."""
-    known = _options(kind)
-    unknown = [name for name in options if known and name not in known]
-    if unknown:
-        close = get_close_matches(unknown[0], known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
-        raise ValueError(f"{what} has no option {unknown[0]!r}; {hint}")
-
-
-def _options(kind: type) -> list[str]:
-    """What a class is built with, by name; nothing where it takes what its bases do not say."""
-    found: list[str] = []
-    for base in kind.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = list(signature(vars(base)["__init__"]).parameters.values())[1:]
-        named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        found += [p.name for p in named if not p.name.startswith("_")]
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return list(dict.fromkeys(found))
-    return []
 
 
 def _load(path: str) -> Any:

@@ -25,7 +25,15 @@ def load(path: str | Path, curriculum: Curriculum | None = None) -> Any:
 
 
 def evaluate(
-    path: str | Path, *, episodes: int = 100, seed: int = 1000, device: str = "auto"
+    path: str | Path,
+    *,
+    episodes: int = 100,
+    seed: int = 1000,
+    horizon: int | None = None,
+    success_rule: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    quiet: bool = True,
 ) -> Retention:
     """Measure a finished run's retention anew, from its checkpoints.
 
@@ -33,13 +41,28 @@ def evaluate(
         path: The run's directory.
         episodes: Per skill and checkpoint, >= 1.
         seed: Of the episodes' starts.
+        horizon: Steps of an episode, in place of the one it was trained with.
+        success_rule: "any-step" or "last-step", likewise.
         device: "cpu", "cuda", or "auto", a GPU if it is there and the episodes are enough for it.
+        threads: Of the physics, 0 for all cores; as the run was trained if none.
+        quiet: Print nothing.
 
     Raises:
-        ValueError: there is no run, or a checkpoint is missing or broken; or there is no GPU.
+        ValueError: there is no run, a checkpoint is missing or broken, something is out of range,
+            or there is no GPU.
     """
     from clrl.config import resolve_device
     from clrl.measure import evaluate_run
 
-    where = resolve_device(device, episodes)
-    return evaluate_run(Run.open(path), episodes=episodes, seed=seed, device=where, quiet=True)
+    if seed < 0:
+        raise ValueError(f"seed must be >= 0, got {seed}")
+    return evaluate_run(
+        Run.open(path),
+        episodes=episodes,
+        seed=seed,
+        horizon=horizon,
+        success_rule=success_rule,
+        device=resolve_device(device, episodes),
+        threads=threads,
+        quiet=quiet,
+    )

@@ -94,20 +94,15 @@ def _show(retention: Any, as_json: bool) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Measure a run's retention anew."""
-    from clrl.config import resolve_device
-    from clrl.measure import evaluate_run
-    from clrl.run import Run
+    from clrl.api import evaluate
 
-    device = resolve_device(options.device, options.episodes)
-    if options.seed < 0:
-        raise ValueError(f"seed must be >= 0, got {options.seed}")
-    result = evaluate_run(
-        Run.open(options.run),
+    result = evaluate(
+        options.run,
         episodes=options.episodes,
         seed=options.seed,
         horizon=options.horizon,
         success_rule=options.success,
-        device=device,
+        device=options.device,
         threads=options.threads,
         quiet=options.json,
     )

@@ -15,6 +15,7 @@ from typing import Any
 from clrl import checkpoint, pool
 from clrl.compare import compare
 from clrl.config import Config, dumps
+from clrl.envs.untrusted import shown
 from clrl.eval.comparison import Comparison
 from clrl.eval.report import duration
 from clrl.eval.retention import Retention
@@ -23,6 +24,13 @@ from clrl.run import Run
 
 _KEYS = {"out": str, "curricula": list, "methods": dict, "seeds": list, "steps": int, "more": list}
 _MORE_KEYS = {"curricula": list, "methods": list, "seeds": list}
+_KINDS = {
+    str: "text",
+    list: "a list",
+    dict: "a table",
+    int: "a whole number",
+    bool: "true or false",
+}
 _METHOD_KEYS = {"agent": str, "protect": (list, dict), "options": dict, "joint": bool}
 
 
@@ -242,7 +250,9 @@ def _check_keys(
         raise ValueError(f"{where} has unknown keys: {', '.join(sorted(unknown))}")
     for name, value in table.items():
         if not isinstance(value, keys[name]) or (isinstance(value, bool) and keys[name] is int):
-            raise ValueError(f"{where}: {name} has the wrong type, {type(value).__name__}")
+            kinds = keys[name] if isinstance(keys[name], tuple) else (keys[name],)
+            wish = " or ".join(_KINDS[kind] for kind in kinds)
+            raise ValueError(f"{where}: {name} must be {wish}, got {shown(value)}")
     for name in needed:
         if not table.get(name):
             raise ValueError(f"{where} needs {name}")
