@@ -7,8 +7,7 @@ instead, in a hook just before the optimizer steps, which leaves `train()` as SB
 import copy
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +30,7 @@ from clrl.agents.linear import speed_up
 from clrl.agents.pickled import require_trust
 from clrl.agents.plasticity import figures
 from clrl.agents.protection import Protection, add_gradient, asked_of_policy, in_order
+from clrl.agents.skill_policy import SkillPolicy
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base
@@ -167,11 +167,11 @@ class Continual(_Base):
             raise ValueError(f"the agent has no skill {name!r}; it has {known}")
         return self.skills.index(name)
 
-    def for_skill(self, name: str) -> "SkillPolicy":
+    def for_skill(self, name: str) -> SkillPolicy:
         """The policy of one skill, with SB3's `predict`; what is being learned stays selected."""
         return SkillPolicy(self, self.skill_index(name))
 
-    def newest(self) -> "SkillPolicy":
+    def newest(self) -> SkillPolicy:
         """The policy of the skill being learned, whatever is asked of it."""
         return SkillPolicy(self, self.skill)
 
@@ -369,31 +369,3 @@ class Continual(_Base):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_generator", "unread"]
-
-
-class SkillPolicy:
-    """One skill of an agent as a policy with SB3's `predict`."""
-
-    def __init__(self, agent: Any, index: int) -> None:
-        self._agent = agent
-        self._index = index
-
-    @contextmanager
-    def selected(self) -> Iterator[Any]:
-        """SB3's policy with this skill selected, for many forward passes in a row."""
-        with self._agent.policy.using(self._index):
-            yield self._agent.policy
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[Any, Any]:
-        """Actions of this skill's head."""
-        with self._agent.policy.using(self._index):
-            result: tuple[Any, Any] = self._agent.predict(
-                observation, state, episode_start, deterministic
-            )
-        return result

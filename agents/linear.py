@@ -78,6 +78,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, tanh: bool = F
         x @ weight.T + bias, (m, n).
     """
     if _suits(x, weight):
+        if not torch.is_grad_enabled():
+            return product(x, weight, bias, tanh)
         result: Tensor = _Linear.apply(x, weight, bias, tanh)  # type: ignore[no-untyped-call]
         return result
     result = functional.linear(x, weight, bias)

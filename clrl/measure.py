@@ -62,10 +62,8 @@ def evaluate_run(
 
 def measure_row(run: Run, evaluator: Evaluator, agent: Any, seed: int) -> list[Score]:
     """Scores on every skill of a run."""
-    return [
-        evaluator.score(performer(run, agent, name), name, seed=seed)
-        for name in evaluator.curriculum.names
-    ]
+    names = evaluator.curriculum.names
+    return evaluator.scores({name: performer(run, agent, name) for name in names}, seed=seed)
 
 
 def performer(run: Run, agent: Any, name: str) -> Any:

@@ -258,8 +258,9 @@ class _Trainer:
     def _probe(self, progress: Progress) -> None:
         """Look at every skill begun so far; only the learning curves know."""
         start = time.perf_counter()
-        for name in self.agent.skills:
-            score = self._prober.score(self.agent, name, seed=EVAL_SEED // 2)
+        begun = dict.fromkeys(self.agent.skills, self.agent)
+        scores = self._prober.scores(begun, seed=EVAL_SEED // 2)
+        for name, score in zip(begun, scores, strict=True):
             curve = self.position.curves.setdefault(name, [])
             curve.append([self.agent.num_timesteps, score.rate])
         if self.run.config.importance == "measured":
