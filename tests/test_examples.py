@@ -9,6 +9,7 @@ import pytest
 import clrl
 from clrl.envs import Curriculum, make_skill
 from clrl.envs.arm_skills import Reach
+from clrl.run import Run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -59,3 +60,16 @@ def test_own_protection(capsys: pytest.CaptureFixture[str]) -> None:
 def test_gymnasium_loop(tmp_path: Path) -> None:
     clrl.train("arm-reach", steps_per_skill=1000, out=tmp_path / "run", quiet=True)
     assert 0.0 <= load("gymnasium_loop").main(str(tmp_path / "run"), "reach") <= 100.0
+
+
+def test_tune_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    tune = load("tune").tune
+    tiny = {"steps_per_skill": 512, "worlds": 8, "n_steps": 8, "batch_size": 32, "episodes": 4}
+    tune("arm-reach,arm-press", 1, tmp_path, seeds=1, **tiny)
+    study = tune("arm-reach,arm-press", 2, tmp_path, seeds=1, **tiny)
+    runs = [Run.open(tmp_path / f"trial{i}-seed0") for i in range(2)]
+    assert len(study.trials) == 2
+    for run, trial in zip(runs, study.trials, strict=True):
+        assert run.config.protect["ewc"]["strength"] == trial.params["strength"]
+        assert run.retention().metrics["average_performance"] == trial.value
