@@ -16,7 +16,11 @@ class Branches:
     def __init__(
         self, shared: Sequence[nn.Module], heads: Sequence[Switch], skills: Sequence[int]
     ) -> None:
-        """Take layers and, of each of some heads, those of the skills, which may come twice."""
+        """Take layers and, of each of some heads, those of the skills.
+
+        These may come twice, if the backward pass is of the first ones only, see `keep`.
+        """
+        self._distinct = len(set(skills))
         self._shared, self._bare = Tape(nn.Sequential(*shared)), not shared
         chosen = [0] if len(heads[0].layers) == 1 else skills
         self._heads = [[Tape(head.layers[i]) for i in chosen] for head in heads]  # type: ignore[arg-type]
@@ -34,7 +38,9 @@ class Branches:
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Output of each of the heads, (rows, out), for as many rows of each skill."""
-        self._share = len(x) // len(self._heads[0])
+        self._share, rest = divmod(len(x), len(self._heads[0]))
+        if rest:
+            raise ValueError(f"{len(x)} rows are not as many of each of {len(self._heads[0])}")
         parts = self._shared.forward(x).split(self._share)
         return [
             _joined([tape.forward(part) for tape, part in zip(tapes, parts, strict=True)])
@@ -50,16 +56,25 @@ class Branches:
                 tape.keep(self._share)
 
     def backward(self, gradients: Sequence[Tensor], **asked: Any) -> Any:
-        """Gradients by those of the outputs; arguments and result as of `Tape.backward`."""
+        """Gradients by those of the outputs; arguments and result as of `Tape.backward`.
+
+        Raises:
+            ValueError: a skill's rows come twice, of which `keep` must drop one part.
+        """
+        if len(gradients[0]) > self._share * self._distinct:
+            raise ValueError("a skill's rows come twice; keep the first ones")
         by_latent: Tensor | None = None
-        every = slice(None)
-        columns = asked.get("inputs") or every if self._bare else every  # of the heads' input
+        columns = slice(None)  # of what the heads see
+        if self._bare and asked.get("inputs") is not None:
+            columns = asked["inputs"]
         options = asked | {"inputs": columns}
         for tapes, gradient in zip(self._heads, gradients, strict=True):
             pairs = zip(tapes, gradient.split(self._share), strict=False)  # only those kept
             part = _joined([tape.backward(rows, **options) for tape, rows in pairs])
             by_latent = part if by_latent is None else by_latent.add_(part)
         assert by_latent is not None
+        if self._bare:
+            return by_latent if asked.get("inputs") is not None else None
         return self._shared.backward(by_latent, **asked)
 
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clrl.agents.options import check_options, options_of
+from clrl.agents.options import check_layers, check_options, check_ranges, options_of
 
 if TYPE_CHECKING:
     from gymnasium import spaces
@@ -113,8 +113,11 @@ def make_agent(
         options.setdefault("target_entropy", -float(action_space.shape[0]))
     kind = _load((JOINT if joint else AGENTS)[name])
     check_options(f"agent {name!r}", kind, options)
-    policy = kind.policy_aliases["MlpPolicy"]
-    check_options(f"agent {name!r}: policy_kwargs", policy, options.get("policy_kwargs") or {})
+    check_ranges(f"agent {name!r}", options)
+    policy, chosen = kind.policy_aliases["MlpPolicy"], options.get("policy_kwargs") or {}
+    check_options(f"agent {name!r}: policy_kwargs", policy, chosen)
+    if chosen.get("net_arch") is not None:
+        check_layers(f"agent {name!r}", chosen["net_arch"], "qf" if kind.off_policy else "vf")
     try:
         agent: Continual = kind(
             "MlpPolicy",

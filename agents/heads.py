@@ -294,6 +294,7 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         max_skills: int = 20,
         layer_norm: bool = False,
         progressive: bool = False,
+        memory: Mapping[str, int] | None = None,
         **kwargs: Any,
     ) -> None:
         """Build the policy; arguments as in `MultiHeadPPOPolicy`, and `layer_norm`.
@@ -301,7 +302,7 @@ class MultiHeadSACPolicy(_MultiHead, SACPolicy):
         It puts layer norm and tanh after the first layer and leaky ReLU in place of ReLU after the
         others, in actor and critics, as Continual World has it (Wolczyk et al., NeurIPS 2021).
         """
-        if kwargs.pop("memory", None) is not None:
+        if memory is not None:
             raise ValueError("SAC has no external memory; use PPO")
         if kwargs.get("use_sde"):
             raise ValueError("clrl agents work without gSDE")

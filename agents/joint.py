@@ -151,7 +151,10 @@ def check_joint(agent: Continual, runs_by_hand: bool) -> None:
     if agent.protections:
         raise ValueError("joint training has no earlier skill to protect; leave protect empty")
     if agent.updates == "sb3" or not runs_by_hand:
-        raise ValueError("joint training needs updates='fast' and a policy of known layers")
+        raise ValueError(
+            "joint training needs updates='fast', a policy of known layers, and SB3's own buffer "
+            "and optimizer; leave such options out"
+        )
 
 
 @dataclass(frozen=True)

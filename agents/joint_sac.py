@@ -38,6 +38,8 @@ class JointSAC(ContinualSAC):
     def _slices(self) -> list[slice]:
         """The worlds of each skill."""
         env: Any = self.env
+        if self.policy.n_heads != max(1, len(self.skills)):
+            raise ValueError("joint training has a head for each skill; leave n_heads out")
         if len(getattr(env, "parts", ())) != len(self.skills):
             raise ValueError(f"joint training of {len(self.skills)} skills needs an env for each")
         slices: list[slice] = env.slices
@@ -55,11 +57,13 @@ class JointSAC(ContinualSAC):
         """Act in each skill's worlds by its own head."""
         seen: Any = self._last_obs
         drawn = []
-        for skill, rows in enumerate(self._slices()):
-            self._last_obs = seen[rows]
-            with self.policy.using(skill):
-                drawn.append(super()._sample_action(learning_starts, None, len(seen[rows])))
-        self._last_obs = seen
+        try:
+            for skill, rows in enumerate(self._slices()):
+                self._last_obs = seen[rows]
+                with self.policy.using(skill):
+                    drawn.append(super()._sample_action(learning_starts, None, len(seen[rows])))
+        finally:
+            self._last_obs = seen
         actions, scaled = (np.concatenate(column) for column in zip(*drawn, strict=True))
         return actions, scaled
 

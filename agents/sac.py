@@ -1,5 +1,6 @@
 """SAC that keeps earlier skills."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -22,6 +23,8 @@ from clrl.agents.remembering import stacked
 from clrl.agents.saved import load_moments
 from clrl.agents.tensor_env import TensorEnv, tensor_env
 from clrl.agents.tensor_steps import collect as collect_tensors
+
+_AUTOMATIC = re.compile(r"auto(_\d+(\.\d+)?(e-?\d+)?)?")
 
 
 class ContinualSAC(Continual, SAC):
@@ -50,10 +53,15 @@ class ContinualSAC(Continual, SAC):
             kwargs: As SB3's `SAC` and `Continual`.
 
         Raises:
-            ValueError: an unknown way to explore.
+            ValueError: an unknown way to explore, or a temperature that is none.
         """
         if explore not in ("random", "best-head"):
             raise ValueError(f"explore must be 'random' or 'best-head', got {explore!r}")
+        temperature = kwargs.get("ent_coef")
+        if isinstance(temperature, str) and not _AUTOMATIC.fullmatch(temperature):
+            raise ValueError(
+                f"ent_coef must be a number, 'auto' or such as 'auto_0.1', got {temperature!r}"
+            )
         self.explore = explore
         super().__init__(*args, **kwargs)
 

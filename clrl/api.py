@@ -7,6 +7,8 @@ from clrl.envs.curriculum import Curriculum
 from clrl.eval.retention import Retention
 from clrl.run import Run
 
+_BOUNDS = {"episodes": (1, 10**6), "seed": (0, 2**31), "threads": (0, 2**10)}
+
 
 def load(path: str | Path, curriculum: Curriculum | None = None) -> Any:
     """The agent of a run as its newest checkpoint has it.
@@ -54,8 +56,12 @@ def evaluate(
     from clrl.config import resolve_device
     from clrl.measure import evaluate_run
 
-    if seed < 0:
-        raise ValueError(f"seed must be >= 0, got {seed}")
+    given = {"episodes": episodes, "seed": seed, "threads": 0 if threads is None else threads}
+    for name, value in given.items():
+        least, most = _BOUNDS[name]
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole and least <= value <= most):
+            raise ValueError(f"{name} must be a whole number in [{least}, {most}], got {value!r}")
     return evaluate_run(
         Run.open(path),
         episodes=episodes,

@@ -19,7 +19,7 @@ def card(contract: Contract, *, bundle: str = ".", replay: str | None = None) ->
     sections = [
         _metadata(contract),
         f"# {title}, seed {contract['seed']}",
-        "One policy for the skills below, learned one after another with clrl and exported for a "
+        f"One policy for the skills below, learned {_order(contract)} with clrl and exported for a "
         "robot: ONNX with the normaliser, the choice of skill, scaling and limits inside.",
         *_variants(contract["skills"]),
         *([f"![replay]({replay})"] if replay else []),
@@ -69,15 +69,20 @@ def _metadata(contract: Contract) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
+def _order(contract: Contract) -> str:
+    return "all at once" if contract["protections"] == ["joint"] else "one after another"
+
+
 def _skills(contract: Contract) -> str:
     lines = ["| skill | index | success | 95 % interval | when learned | Hz |", "|" + "---|" * 6]
+    at_once = _order(contract) == "all at once"
     for skill in contract["skills"]:
         m = skill["measured"]
         hz = "unknown" if skill["control_hz"] is None else f"{skill['control_hz']:g}"
         interval = f"{m['success_low']:.0%} to {m['success_high']:.0%}"
         lines.append(
             f"| {skill['name']} | {skill['index']} | {m['success']:.0%} | {interval} "
-            f"| {m['success_when_learned']:.0%} | {hz} |"
+            f"| {'-' if at_once else format(m['success_when_learned'], '.0%')} | {hz} |"
         )
     return "\n".join(lines)
 

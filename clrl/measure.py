@@ -1,6 +1,7 @@
 """Measures a run: rows of its matrix, its cost, and the result they make."""
 
 import time
+from contextlib import closing
 from typing import Any
 
 from clrl.config import versions
@@ -45,14 +46,14 @@ def evaluate_run(
     finals = run.finished(measured=False)
     threads = run.config.threads if threads is None else threads
     evaluator = Evaluator(run.curriculum, episodes=episodes, threads=threads, device=device)
-    for path in finals:
-        state = trained.read(path)
-        agent = run.build(state["agent"])
-        rows.append(measure_row(run, evaluator, agent, seed))
-        if not quiet:
-            pairs = zip(run.curriculum.names, rows[-1], strict=True)
-            print(f"{path.name}:", *(f"{name} {score.rate:.0%}" for name, score in pairs))
-    evaluator.close()
+    with closing(evaluator):
+        for path in finals:
+            state = trained.read(path)
+            agent = run.build(state["agent"])
+            rows.append(measure_row(run, evaluator, agent, seed))
+            if not quiet:
+                pairs = zip(run.curriculum.names, rows[-1], strict=True)
+                print(f"{path.name}:", *(f"{name} {score.rate:.0%}" for name, score in pairs))
     cost = measure_cost(agent) | Position.of(state["position"], run.curriculum, str(path)).cost
     cost["eval_seconds"] = time.perf_counter() - start
     successes = [[int(score.success.sum()) for score in row] for row in rows]

@@ -1,5 +1,6 @@
 """Makes what a training is asked for into a run, before anything is written."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from clrl.envs.curriculum import Curriculum, make_curriculum
 from clrl.envs.untrusted import shown
 from clrl.run import Run
 from clrl.schedule import stages
+
+_LOG = logging.getLogger(__name__)
 
 
 def prepare(
@@ -37,6 +40,10 @@ def prepare(
     if steps_per_skill is not None and not (whole and 1 <= steps_per_skill <= 10**12):
         raise ValueError(f"steps per skill must be in [1, 10^12], got {shown(steps_per_skill)}")
     made = make_curriculum(curriculum).under(horizon, success_rule)
+    if memory is not None and memory < 0:
+        raise ValueError(f"memory must be >= 0, got {memory}")
+    if memory and joint:
+        raise ValueError("joint training has no external memory; leave memory out")
     if memory is not None:
         made = _recalling(made, memory)
         policy = dict(options.get("policy_kwargs") or {})
@@ -67,7 +74,15 @@ def _check(run: Run, agent: Any) -> None:
         if sum(run.curriculum.steps) < rollout * count:
             raise ValueError(
                 f"joint training takes {rollout} steps a rollout, and as many for each of {count} "
-                "skills at least; raise --steps-per-skill, or give fewer worlds"
+                "skills at least; give more steps per skill, or fewer worlds"
+            )
+    if agent.off_policy:
+        least = sum(run.curriculum.steps) if run.config.joint else min(run.curriculum.steps)
+        if agent.learning_starts >= least:
+            _LOG.warning(
+                "clrl: nothing is learned in %d steps, of which learning_starts=%d only explore",
+                least,
+                agent.learning_starts,
             )
     if run.config.importance != "equal" and not any(p.weighs for p in agent.protections):
         chosen = ", ".join(run.config.protect) or "no protection"

@@ -31,6 +31,7 @@ _KINDS = {
     int: "a whole number",
     bool: "true or false",
 }
+_DECIDED = {"curriculum", "agent", "protect", "seed", "steps_per_skill", "out"}
 _METHOD_KEYS = {"agent": str, "protect": (list, dict), "options": dict, "joint": bool}
 
 
@@ -215,7 +216,9 @@ def _spec(path: Path) -> dict[str, Any]:
         spec = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"sweep file {path} does not exist") from None
-    except (OSError, ValueError) as error:  # of TOML and UTF-8 alike
+    except OSError as error:
+        raise ValueError(f"sweep file {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # of TOML and UTF-8 alike
         raise ValueError(f"sweep file {path} is not valid TOML: {error}") from None
     _check_keys(f"sweep file {path}", spec, _KEYS, ("curricula", "methods", "seeds"))
     for name, method in spec["methods"].items():
@@ -225,15 +228,17 @@ def _spec(path: Path) -> dict[str, Any]:
         if not isinstance(method, dict):
             raise ValueError(f"{where} must be a table, such as [methods.{name}]")
         _check_keys(where, method, _METHOD_KEYS)
+        if taken := _DECIDED & method.get("options", {}).keys():
+            raise ValueError(f"{where}: options must not hold {min(taken)!r}, a sweep's own")
     for more in spec.get("more", ()):
         where = f"sweep file {path}: more"
         if not isinstance(more, dict):
             raise ValueError(f"{where} must be tables, [[more]]")
         _check_keys(where, more, _MORE_KEYS)
         for name in more.get("methods", ()):
-            if name not in spec["methods"]:
+            if not isinstance(name, str) or name not in spec["methods"]:
                 known = ", ".join(spec["methods"])
-                raise ValueError(f"{where} names no method {name!r}; there are {known}")
+                raise ValueError(f"{where} names no method {shown(name)}; there are {known}")
     return spec
 
 
@@ -286,10 +291,20 @@ def _refuse_other(run: Run) -> None:
         return
     there, asked = (_what(c) for c in (Run.open(run.path).config, run.config))
     if there != asked:
-        other = [key for key in asked if asked[key] != there.get(key)]
-        raise ValueError(
-            f"{run.path} was made with another {' and '.join(other)}; move it or choose another out"
-        )
+        other = ", ".join(_differences(there, asked)[:3])
+        raise ValueError(f"{run.path} was made with {other}; move it or choose another out")
+
+
+def _differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What differs, with its values on the disk and in the file."""
+    found = []
+    for key in sorted(there.keys() | asked.keys()):
+        one, other = there.get(key), asked.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += [f"{key}.{part}" for part in _differences(one, other)]
+        elif one != other:
+            found.append(f"{key} {shown(one)}, not {shown(other)}")
+    return found
 
 
 def _what(config: Config) -> dict[str, Any]:

@@ -137,7 +137,8 @@ class Evaluator:
             deterministic: Act by the mean of the policy.
 
         Raises:
-            ValueError: an actor that is none of these, or an observation that is not finite.
+            ValueError: an actor that is none of these, an observation or action that is not finite,
+                or actions of another shape.
         """
         env = self._env(skill)
         try:
@@ -146,8 +147,9 @@ class Evaluator:
                     result = lockstep.run(env, acting, self._rounds, seed, deterministic)
                 else:
                     result = _run(env, acting, self._rounds, seed, deterministic)
-        except FloatingPointError as error:
-            raise ValueError(f"evaluation of skill {skill!r}: {error}") from None
+        except (FloatingPointError, ValueError) as error:
+            what = str(error).partition("\n")[0]  # torch goes on for many lines
+            raise ValueError(f"evaluation of skill {skill!r}: {what}") from error
         self._tell(env, skill)
         success, returns = result
         return Score(success[: self.episodes], returns[: self.episodes])
@@ -157,8 +159,8 @@ class Evaluator:
     ) -> list[Score]:
         """Score the policy given for each skill, as `score` does, to the bit.
 
-        On the CPU skills of clrl agents run four at a time: one's policy and reward are computed
-        while another's physics runs.
+        On the CPU skills of clrl agents run four at a time, but for one thread: one's policy and
+        reward are computed while another's physics runs.
         """
         one = partial(self.score, seed=seed, deterministic=deterministic)
         copies = self._copies(actors) if deterministic else None  # others share one generator
@@ -171,14 +173,15 @@ class Evaluator:
         """Policies that can act beside each other, or None where skills have to take turns."""
         if len(actors) < 2 or self._threads == 1 or self._device != "cpu":
             return None
-        copies: list[BasePolicy] = []
-        for skill, actor in actors.items():
-            policy = actor.for_skill(skill) if isinstance(actor, SkilledPolicy) else actor
-            in_worlds = isinstance(self._env(skill), WorldVecEnv)
-            if not (in_worlds and isinstance(policy, Selectable)):
-                return None
-            copies.append(policy.copied())
-        return copies
+        if not all(isinstance(self._env(skill), WorldVecEnv) for skill in actors):
+            return None
+        policies: list[Any] = [
+            actor.for_skill(skill) if isinstance(actor, SkilledPolicy) else actor
+            for skill, actor in actors.items()
+        ]
+        if not all(isinstance(policy, Selectable) for policy in policies):
+            return None
+        return [policy.copied() for policy in policies]
 
     def _tell(self, env: Any, skill: str) -> None:
         """Never pass over steps that were taken back, in which the world stood still."""
@@ -285,22 +288,30 @@ def _run(
 ) -> tuple[Array, Array]:
     """Successes and returns, episode by episode and within it world by world."""
     act = _on_arrays(actor, deterministic) if isinstance(actor, BasePolicy) else actor
-    env.seed(seed)
-    success = np.zeros((rounds, env.num_envs), dtype=bool)
-    returns = np.zeros((rounds, env.num_envs))
-    done = np.zeros(env.num_envs, dtype=int)
+    results = []
+    for i in range(rounds):
+        env.seed(seed + i * env.num_envs)
+        results.append(_round(env, act))
+    success, returns = zip(*results, strict=True)
+    return np.concatenate(success), np.concatenate(returns)
+
+
+def _round(env: VecEnv, act: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """One episode in every environment; those that end first go on, and are not looked at."""
+    success, returns = np.zeros(env.num_envs, dtype=bool), np.zeros(env.num_envs)
+    done = np.zeros(env.num_envs, dtype=bool)
     observation: Any = env.reset()
-    while done.min() < rounds:
+    while not done.all():
         action = act(np.asarray(observation))
+        lockstep.check_shape(np.shape(action), (env.num_envs, *(env.action_space.shape or ())))
         for what, values in (("observation", observation), ("action", action)):
             if not np.isfinite(values).all():
                 raise FloatingPointError(f"an {what} is not finite")
         observation, _, ended, infos = env.step(action)
-        for i in np.flatnonzero(ended & (done < rounds)):
-            success[done[i], i] = infos[i]["is_success"]
-            returns[done[i], i] = infos[i]["episode"]["r"]
-            done[i] += 1
-    return success.reshape(-1), returns.reshape(-1)
+        for i in np.flatnonzero(ended & ~done):
+            success[i], returns[i] = infos[i]["is_success"], infos[i]["episode"]["r"]
+        done |= ended
+    return success, returns
 
 
 def _on_arrays(policy: BasePolicy, deterministic: bool) -> Callable[[Array], Array]:

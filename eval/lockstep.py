@@ -1,6 +1,6 @@
 """Episodes of worlds in lockstep: observation, policy, physics and reward on the worlds' device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,8 @@ def run(
         Successes and returns, (rounds * worlds,) each, by seed.
 
     Raises:
-        FloatingPointError: an observation is not finite.
+        FloatingPointError: an observation or action is not finite.
+        ValueError: actions have another shape.
         CapacityError: a world had more contacts than there is room for.
     """
     results = []
@@ -50,10 +51,12 @@ def run(
 @torch.inference_mode()
 def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> tuple[Array, Array]:
     """One episode in every world; all end together, and only then is the device waited for."""
+    space = episodes.skill.action_space
     observation = episodes.reset()
     finite, moves = observation.isfinite().all(), observation.new_ones((), dtype=torch.bool)
     for _ in range(episodes.skill.horizon):
         action = act(observation)
+        check_shape(action.shape, (episodes.n, *space.shape))
         observation = episodes.step(action).observation
         finite &= observation.isfinite().all()
         moves &= action.isfinite().all()
@@ -62,6 +65,12 @@ def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> tuple[Array, 
         if not sound:
             raise FloatingPointError(f"an {what} is not finite")
     return episodes.succeeded.cpu().numpy().copy(), episodes.returns.cpu().numpy().copy()
+
+
+def check_shape(found: Sequence[int], asked: Sequence[int]) -> None:
+    """Raise ValueError where actions have another shape; some would be broadcast."""
+    if tuple(found) != tuple(asked):
+        raise ValueError(f"actions must have shape {tuple(asked)}, got {tuple(found)}")
 
 
 @contextmanager

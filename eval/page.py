@@ -110,7 +110,9 @@ def _curriculum(comparison: Comparison, name: str) -> list[str]:
         )
     parts.append(_plot("Success after each skill, mean of the seeds", plots.matrices(rows)))
     if any(method.curves for method in methods):
-        parts.append(_plot("Learning curves; shaded while a skill is trained", plots.curves(rows)))
+        parts.append(
+            _plot("Learning curves; shaded while one skill is trained", plots.curves(rows))
+        )
     return parts
 
 

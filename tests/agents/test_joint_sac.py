@@ -196,6 +196,12 @@ def test_what_joint_training_cannot_do_is_refused(options: dict[str, Any], messa
         joint(**options)
 
 
+def test_heads_that_no_skill_has_are_refused() -> None:
+    agent = joint(policy_kwargs={"n_heads": 3})
+    with pytest.raises(ValueError, match="a head for each skill; leave n_heads out"):
+        agent.learn(100)
+
+
 def test_an_env_for_each_skill_is_asked_for() -> None:
     agent = JointSAC("MlpPolicy", PointVecEnv(), **SAC_OPTIONS)
     agent.begin_skill("near")

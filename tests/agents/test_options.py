@@ -1,7 +1,8 @@
 """Options of agents and protections that do not fit: told by name and kind, before training."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,7 +21,15 @@ class Base:
 
 class Kind(Base):
     def __init__(
-        self, shape: list[int] | None = None, on: bool = False, who: str = "", **kwargs: Any
+        self,
+        shape: list[int] | None = None,
+        on: bool = False,
+        who: str = "",
+        kind: type[Base] = Base,
+        table: Mapping[str, int] | None = None,
+        mode: Literal["a", "b"] = "a",
+        where: Path | None = None,
+        **kwargs: Any,
     ) -> None:
         pass
 
@@ -36,7 +45,17 @@ class Undeclared:
 
 
 def test_options_are_those_of_the_class_and_what_it_hands_on() -> None:
-    assert list(options_of(Kind)) == ["shape", "on", "who", "size", "rate"]
+    assert list(options_of(Kind)) == [
+        "shape",
+        "on",
+        "who",
+        "kind",
+        "table",
+        "mode",
+        "where",
+        "size",
+        "rate",
+    ]
     assert options_of(Open) == {}
     assert options_of(Undeclared) == {"later": Any}  # quoted, for type checkers
 
@@ -45,15 +64,23 @@ def test_options_are_those_of_the_class_and_what_it_hands_on() -> None:
     ("options", "message"),
     [
         ({"sise": 2}, "x has no option 'sise'; did you mean 'size'?"),
-        ({"colour": 2}, "x has no option 'colour'; it takes shape, on, who, size, rate"),
+        (
+            {"colour": 2},
+            "x has no option 'colour'; it takes shape, on, who, kind, table, mode, where, "
+            "size, rate",
+        ),
         ({"size": "2"}, "x: size must be a whole number, got '2'"),
         ({"size": 2.5}, "x: size must be a whole number, got 2.5"),
         ({"size": None}, "x: size must be a whole number, got None"),
         ({"size": True}, "x: size must be a whole number, got True"),
-        ({"rate": "fast"}, "x: rate must be a number, got 'fast'"),
+        ({"rate": "fast"}, "x: rate must be a number or a function, got 'fast'"),
+        ({"rate": True}, "x: rate must be a number or a function, got True"),
+        ({"shape": 4}, "x: shape must be a list, got 4"),
+        ({"kind": "relu"}, "x: kind must be a class, got 'relu'"),
+        ({"table": "wide"}, "x: table must be a table, got 'wide'"),
         ({"on": 1}, "x: on must be true or false, got 1"),
         ({"who": 1}, "x: who must be text, got 1"),
-        ({"shape": "wide"}, "x: shape must not be text, got 'wide'"),
+        ({"shape": "wide"}, "x: shape must be a list, got 'wide'"),
     ],
 )
 def test_what_does_not_fit_is_named(options: dict[str, Any], message: str) -> None:
@@ -64,6 +91,8 @@ def test_what_does_not_fit_is_named(options: dict[str, Any], message: str) -> No
 
 def test_what_may_fit_passes() -> None:
     check_options("x", Kind, {"size": 2, "rate": 1, "on": True, "shape": [1], "who": "me"})
+    check_options("x", Kind, {"mode": "b", "where": "here", "kind": Kind, "table": {"a": 1}})
+    check_options("x", Kind, {"size": np.int64(3), "rate": np.float64(0.5)})
     check_options("x", Kind, {"rate": lambda: 0.1, "shape": None})
     check_options("x", Open, {"anything": "goes"})
     check_options("x", Undeclared, {"later": "whatever"})
@@ -76,14 +105,50 @@ def test_what_may_fit_passes() -> None:
         ("ppo", {"n_steps": 2.5}, "n_steps must be a whole number"),
         ("sac", {"batch_size": "x"}, "batch_size must be a whole number"),
         ("sac", {"ent_coef": []}, None),  # text or a number: left to SAC, and still one line
-        ("sac", {"policy_kwargs": {"net_arch": "x"}}, "policy_kwargs: net_arch must not be text"),
+        (
+            "sac",
+            {"policy_kwargs": {"net_arch": "x"}},
+            "policy_kwargs: net_arch must be a list or a table",
+        ),
         ("ppo", {"policy_kwargs": {"net_ach": [4]}}, "did you mean 'net_arch'?"),
+        (
+            "ppo",
+            {"policy_kwargs": {"net_arch": [64.5]}},
+            "net_arch must be a list of whole numbers",
+        ),
+        (
+            "sac",
+            {"policy_kwargs": {"net_arch": [0]}},
+            "net_arch must be a list of whole numbers >= 1",
+        ),
+        (
+            "ppo",
+            {"policy_kwargs": {"net_arch": {"pii": [4]}}},
+            "the networks 'pi' and 'vf', no others",
+        ),
+        (
+            "sac",
+            {"policy_kwargs": {"net_arch": {"vf": [4]}}},
+            "the networks 'pi' and 'qf', no others",
+        ),
+        ("ppo", {"n_steps": 0}, "n_steps must be >= 1, got 0"),
+        ("ppo", {"n_epochs": -3}, "n_epochs must be >= 1, got -3"),
+        ("ppo", {"gamma": 2.0}, "gamma must be in [0, 1], got 2.0"),
+        ("ppo", {"gamma": float("nan")}, "gamma must be in [0, 1], got nan"),
+        ("ppo", {"clip_range": -0.2}, "clip_range must be >= 0, got -0.2"),
+        ("sac", {"tau": 2.0}, "tau must be in [0, 1], got 2.0"),
+        ("sac", {"buffer_size": 0}, "buffer_size must be >= 1, got 0"),
+        ("sac", {"gradient_steps": -7}, "gradient_steps must be >= -1, got -7"),
+        ("sac", {"train_freq": 0}, "train_freq must be >= 1, got 0"),
+        ("sac", {"ent_coef": -1.0}, "ent_coef must be >= 0, got -1.0"),
+        ("sac", {"ent_coef": "autoo"}, "ent_coef must be a number, 'auto' or such as 'auto_0.1'"),
+        ("sac", {"ent_coef": "auto_x"}, "ent_coef must be a number, 'auto' or such as 'auto_0.1'"),
     ],
 )
 def test_agents_say_what_does_not_fit(
     agent: str, options: dict[str, Any], message: str | None
 ) -> None:
-    with pytest.raises(ValueError, match="agent") as refused:
+    with pytest.raises(ValueError, match=r"agent|ent_coef") as refused:
         make_agent(agent, *SPACES, **options)
     assert message is None or message in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -1,5 +1,6 @@
 """Joint runs: the same files, resumed bit for bit; and how training is cut into stages."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import clrl
 from clrl import checkpoint
+from clrl.card import card
 from clrl.cli import main
 from clrl.config import preset_of
 from clrl.envs.curriculum import Curriculum, make_curriculum
@@ -68,6 +70,17 @@ def test_a_joint_run_is_exported(whole: Run) -> None:
 
     files = export(whole, allow_forgetting=True)
     assert b'"joint"' in files["policy.json"]
+    told = card(json.loads(files["policy.json"]))
+    assert "learned all at once" in told
+    assert "| - | 40 |" in told  # nothing was learned before another
+
+
+def test_sac_that_only_explores_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    prepare(PAIR, "sac", joint=True, steps_per_skill=512)
+    assert "nothing is learned in 1024 steps" in caplog.text
+    caplog.clear()
+    prepare(PAIR, "sac", joint=True, steps_per_skill=512, learning_starts=100)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5])
@@ -90,6 +103,7 @@ def test_a_stopped_joint_run_resumes_bit_for_bit(
     ("options", "message"),
     [
         (["--protect", "ewc"], "joint training has no earlier skill to protect"),
+        (["--memory", "4"], "joint training has no external memory"),
         (["--agent", "sac", "--protect", "ewc"], "joint training has no earlier skill to protect"),
     ],
 )

@@ -64,7 +64,7 @@ def test_it_is_not_exported(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["arm3", "--memory", "-1"], "recall must be a whole number in [0, 100], the horizon"),
+        (["arm3", "--memory", "-1"], "memory must be >= 0, got -1"),
         (["arm3", "--memory", "2", "--agent", "sac"], "SAC has no external memory; use PPO"),
         (["Pendulum-v1", "--memory", "2"], "or leave out Pendulum-v1"),
     ],

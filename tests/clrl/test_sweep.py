@@ -74,6 +74,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, dict[s
         (HEAD.replace("arm-reach", "arm9") + "methods.x.protect = []", "unknown curriculum 'arm9'"),
         (HEAD.replace("[0, 1]", "[-1]") + "methods.x.protect = []", "seed must be"),
         (HEAD.replace("[0, 1]", "[1, 1]") + "methods.x.protect = []", "two runs would be called"),
+        (HEAD + "methods.x.options.seed = 3", "options must not hold 'seed', a sweep's own"),
+        (HEAD + "methods.x.protect = []\n[[more]]\nmethods = [['x']]", "names no method ['x']"),
         (HEAD + "more = 3\nmethods.x.protect = []", "more must be a list, got 3"),
         (HEAD + "more = [3]\nmethods.x.protect = []", "more must be tables"),
         (HEAD + "methods.x.protect = []\n[[more]]\nout = 'y'", "more has unknown keys: out"),
@@ -217,7 +219,10 @@ def test_the_time_left_is_told_from_finished_runs_or_unknown(
 
 @pytest.mark.parametrize(
     ("old", "new", "what"),
-    [("steps = 256", "steps = 512", "curriculum"), ("n_epochs = 1", "n_epochs = 2", "options")],
+    [
+        ("steps = 256", "steps = 512", "curriculum.skills"),
+        ("n_epochs = 1", "n_epochs = 2", "options.n_epochs 1, not 2"),
+    ],
 )
 def test_a_run_that_was_made_otherwise_is_refused(
     swept: tuple[Path, Sweep, dict[str, str]],
@@ -229,7 +234,7 @@ def test_a_run_that_was_made_otherwise_is_refused(
 ) -> None:
     changed = tmp_path / "changed.toml"
     changed.write_text(swept[0].read_text().replace(old, new))
-    assert f"was made with another {what}" in refused(capsys, "sweep", str(changed))
+    assert f"was made with {what}" in refused(capsys, "sweep", str(changed))
 
 
 def training(path: Path) -> list[int]:

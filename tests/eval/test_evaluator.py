@@ -117,6 +117,40 @@ def test_the_rule_of_success_holds_for_gymnasium_ids_too(rule: str, rate: float)
         del gym.registry["Flicker-v0"]
 
 
+class Counting(gym.Env[Any, Any]):
+    """Pays what its latest seed was, in episodes of one to three steps."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.seen, self.left = seed or -1, 1 + (seed or 0) % 3
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.left -= 1
+        return np.zeros(1, np.float32), float(self.seen), self.left == 0, False, {}
+
+
+def test_every_episode_starts_from_its_own_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gym.register("Counting-v0", f"{__name__}:Counting", max_episode_steps=5)
+    monkeypatch.setattr(evaluator, "_WORLDS", 4)
+    curriculum = make_curriculum("Counting-v0")
+    name = curriculum.names[0]
+    zero = lambda seen: np.zeros((len(seen), 1), np.float32)  # noqa: E731
+    score = evaluate_skill(zero, curriculum, name, episodes=10, seed=50)
+    seeds = np.arange(50, 60)
+    assert score.returns.tolist() == (seeds * (1 + seeds % 3)).tolist()
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 4), (6, 99), (6, 3), (4,)])
+def test_actions_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    wrong = lambda seen: np.zeros(shape, np.float32)  # noqa: E731
+    with pytest.raises(ValueError, match=r"skill 'reach': actions must have shape \(6, 4\), got"):
+        evaluate_skill(wrong, REACH, "reach", episodes=6)
+
+
 def test_every_skill_is_scored() -> None:
     scores = evaluate(nowhere, make_curriculum("arm3"), episodes=2)
     assert list(scores) == ["push", "dial", "drawer"]
