@@ -48,8 +48,11 @@ _TAKEN = frozenset(
     ("name", "policy", "env", "observation_space", "action_space", "protect", "seed", "device")
 ) | {"_init_setup_model", "worlds"}
 
-# What joint training has otherwise: that much more of some, as it has worlds, and other numbers.
-_SCALED = ("batch_size", "buffer_size", "learning_starts")
+# What joint training has otherwise: so many times of some as it has worlds, and other numbers.
+_SCALED = {
+    "ppo": {"batch_size": 1.0},
+    "sac": {"batch_size": 0.5, "gradient_steps": 1.0, "buffer_size": 1.0, "learning_starts": 1.0},
+}
 _JOINT: dict[str, dict[str, Any]] = {
     "ppo": {"max_grad_norm": 2.0},  # SB3's 0.5 left arm3 at AP 0.897, this at 0.950
     "sac": {},
@@ -221,15 +224,16 @@ def resolve(
 def preset_of(agent: str, at_once: Sequence[int] | None = None) -> dict[str, Any]:
     """Settings of an agent, or of one that learns skills of some budgets at once.
 
-    Then the skill with the largest has the worlds, the rows of a minibatch and so the updates that
-    it has alone, others in proportion, and PPO's gradients of several skills are clipped less.
+    Then the skill with the largest has the worlds that it has alone, others in proportion. With PPO
+    it has the rows of a minibatch and so the updates too, and gradients of several skills are
+    clipped less; with SAC there are as many gradient steps as all have alone, on half the rows.
     """
     preset = PRESETS[agent]
     if at_once is None:
         return preset
     share = sum(at_once) / max(at_once)
     options = preset["options"]
-    scaled = {name: round(share * options[name]) for name in _SCALED if name in options}
+    scaled = {name: round(share * by * options[name]) for name, by in _SCALED[agent].items()}
     return {"worlds": round(share * preset["worlds"]), "options": options | scaled | _JOINT[agent]}
 
 

@@ -141,12 +141,13 @@ def test_ppo_is_refused_what_needs_sac_before_anything_is_written(
 
 def test_the_skill_with_the_largest_budget_has_what_it_has_alone() -> None:
     for steps, times in (([800, 400, 400], 2.0), ([500] * 10, 10.0), ([7], 1.0)):
-        for agent, scaled in (
-            ("ppo", ["batch_size"]),
-            ("sac", ["batch_size", "buffer_size", "learning_starts"]),
+        for agent, scaled, rows in (
+            ("ppo", ["batch_size"], 1.0),
+            ("sac", ["gradient_steps", "buffer_size", "learning_starts"], 0.5),
         ):
             alone, preset = preset_of(agent), preset_of(agent, steps)
             assert preset["worlds"] == times * alone["worlds"]
+            assert preset["options"]["batch_size"] == rows * times * alone["options"]["batch_size"]
             for name in scaled:
                 assert preset["options"][name] == times * alone["options"][name]
     run = prepare("arm3", joint=True)
