@@ -49,15 +49,16 @@ def lossy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the first skill look lost as soon as another is trained."""
     from clrl.eval.evaluator import Evaluator
 
-    score = Evaluator.score
+    scores = Evaluator.scores
 
-    def scored(self: Any, agent: Any, name: str, seed: int = 0) -> Any:
-        result = score(self, agent, name, seed=seed)
-        if name == "reach" and hasattr(agent, "skills"):  # a look during training
-            result.success[:] = len(agent.skills) == 1
-        return result
+    def scored(self: Any, actors: Any, **options: Any) -> Any:
+        results = scores(self, actors, **options)
+        for (name, actor), result in zip(actors.items(), results, strict=True):
+            if name == "reach" and hasattr(actor, "skills"):  # a look during training
+                result.success[:] = len(actor.skills) == 1
+        return results
 
-    monkeypatch.setattr(Evaluator, "score", scored)
+    monkeypatch.setattr(Evaluator, "scores", scored)
 
 
 def test_what_is_lost_weighs_more_and_a_stopped_run_goes_on_with_it(
