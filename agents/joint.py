@@ -139,7 +139,7 @@ class JointPPO(ContinualPPO):
 
     def _experience(self) -> Any:
         """Of the newest skill, as for every agent."""
-        observations = self._buffers[-1].observations
+        observations = (self._buffers or [self.rollout_buffer])[-1].observations
         return observations.reshape(-1, observations.shape[-1])
 
     def _excluded_save_params(self) -> list[str]:

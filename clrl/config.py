@@ -130,10 +130,13 @@ class Config:
                 raise ValueError(f"{name} must be a table of options, got {shown(table)}")
         if taken := _TAKEN & set(self.options):
             raise ValueError(f"options must not hold {min(taken)!r}, which a run decides")
-        if "n_heads" in (self.options.get("policy_kwargs") or {}):
+        policy = self.options.get("policy_kwargs") or {}
+        if not isinstance(policy, dict):
+            raise ValueError(f"policy_kwargs must be a table of options, got {shown(policy)}")
+        if "n_heads" in policy:
             raise ValueError("policy_kwargs must not hold 'n_heads', which the skills decide")
         _check_sizes("options", self.options, _LARGEST)
-        _check_sizes("policy_kwargs", self.options.get("policy_kwargs"), _WIDEST)
+        _check_sizes("policy_kwargs", policy, _WIDEST)
         _check_sizes("protect", self.protect, _LARGEST)
 
     @property

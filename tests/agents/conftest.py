@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._pytree import tree_map
 
 import clrl
 from clrl.agents import ContinualPPO, ContinualSAC, Protection
+from clrl.envs.side_by_side import SideBySide
 from clrl.run import Run
 from tests.agents.toy import PointVecEnv
 
@@ -83,6 +85,37 @@ def tiny_run(out: Path, protect: dict[str, dict[str, Any]], agent: str = "ppo") 
     }[agent]
     short |= {"steps_per_skill": 512, "horizon": 10, "episodes": 4, "worlds": 8, "quiet": True}
     return clrl.train(["arm-reach", "arm-press"], agent, protect, out=out, **short)
+
+
+def side_by_side(*worlds: int) -> SideBySide:
+    """The toy task under one sign after another, so many worlds of each."""
+    return SideBySide([PointVecEnv(n, (-1.0) ** i, seed=i) for i, n in enumerate(worlds)])
+
+
+def begun(agent: Any, skills: int) -> Any:
+    """A joint agent whose skills are begun."""
+    for i in range(skills):
+        agent.begin_skill(f"skill {i}", steps=1000)
+    return agent
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two agents have the same policy, to the bit."""
+    pairs = zip(a.policy.state_dict().values(), b.policy.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def reaches(agent: Any, skills: int = 2) -> bool:
+    """Whether a joint agent moves the point to the origin in each skill."""
+    for i in range(skills):
+        env = PointVecEnv(50, (-1.0) ** i, seed=7)
+        observation = env.reset()
+        for _ in range(9):
+            env.step_async(agent.act(observation, f"skill {i}"))
+            observation = env.step_wait()[0]
+        if np.abs(env.position).sum(axis=1).mean() >= 0.2:  # it starts 1 away
+            return False
+    return True
 
 
 @pytest.fixture(params=["ppo", "sac"])

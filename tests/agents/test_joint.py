@@ -14,28 +14,17 @@ from clrl.agents.popart import PopArt
 from clrl.agents.rows import Rows
 from clrl.agents.tape import Tape
 from clrl.envs.side_by_side import SideBySide
+from tests.agents.conftest import begun, reaches, same, side_by_side
 from tests.agents.toy import PointVecEnv
 
 OPTIONS: dict[str, Any] = {"n_steps": 20, "n_epochs": 2, "device": "cpu", "seed": 0}
-
-
-def side_by_side(*worlds: int) -> SideBySide:
-    return SideBySide([PointVecEnv(n, (-1.0) ** i, seed=i) for i, n in enumerate(worlds)])
 
 
 def joint(worlds: tuple[int, ...] = (2, 3), batch_size: int = 25, **options: Any) -> Any:
     """A joint agent on the toy task under one sign after another, its skills begun."""
     policy = {"net_arch": [16, 16], "normalize": True} | options.pop("policy_kwargs", {})
     settings = OPTIONS | {"batch_size": batch_size, "policy_kwargs": policy} | options
-    agent = JointPPO("MlpPolicy", side_by_side(*worlds), **settings)
-    for i in range(len(worlds)):
-        agent.begin_skill(f"skill {i}", steps=1000)
-    return agent
-
-
-def same(a: Any, b: Any) -> bool:
-    pairs = zip(a.policy.state_dict().values(), b.policy.state_dict().values(), strict=True)
-    return all(torch.equal(x, y) for x, y in pairs)
+    return begun(JointPPO("MlpPolicy", side_by_side(*worlds), **settings), len(worlds))
 
 
 def test_one_skill_alone_is_ppo_to_the_bit() -> None:
@@ -94,13 +83,7 @@ def test_every_skill_keeps_its_own_statistics_and_every_row_is_used() -> None:
 def test_two_skills_are_learned_at_once() -> None:
     agent = joint((8, 8), batch_size=80, learning_rate=3e-3, gamma=0.9, n_epochs=5)
     agent.learn(16_000)
-    for name, sign in (("skill 0", 1.0), ("skill 1", -1.0)):
-        env = PointVecEnv(50, sign, seed=7)
-        observation = env.reset()
-        for _ in range(9):
-            env.step_async(agent.act(observation, name))
-            observation = env.step_wait()[0]
-        assert np.abs(env.position).sum(axis=1).mean() < 0.2  # it starts 1 away
+    assert reaches(agent)
 
 
 def test_joint_training_continues_bit_for_bit_from_its_state() -> None:

@@ -10,30 +10,17 @@ from stable_baselines3.common.noise import NormalActionNoise
 from torch.nn import functional
 
 from clrl.agents import EWC, ContinualSAC, JointSAC, sac_update
-from clrl.envs.side_by_side import SideBySide
-from tests.agents.conftest import SAC_OPTIONS
+from tests.agents.conftest import SAC_OPTIONS, begun, reaches, same, side_by_side
 from tests.agents.toy import PointVecEnv
 
 NETS = {"net_arch": [16, 16], "normalize": True}
-
-
-def side_by_side(*worlds: int) -> SideBySide:
-    return SideBySide([PointVecEnv(n, (-1.0) ** i, seed=i) for i, n in enumerate(worlds)])
 
 
 def joint(worlds: tuple[int, ...] = (2, 3), **options: Any) -> Any:
     """A joint agent on the toy task under one sign after another, its skills begun."""
     policy = NETS | options.pop("policy_kwargs", {})
     settings = SAC_OPTIONS | {"seed": 0, "policy_kwargs": policy} | options
-    agent = JointSAC("MlpPolicy", side_by_side(*worlds), **settings)
-    for i in range(len(worlds)):
-        agent.begin_skill(f"skill {i}", steps=1000)
-    return agent
-
-
-def same(a: Any, b: Any) -> bool:
-    pairs = zip(a.policy.state_dict().values(), b.policy.state_dict().values(), strict=True)
-    return all(torch.equal(x, y) for x, y in pairs)
+    return begun(JointSAC("MlpPolicy", side_by_side(*worlds), **settings), len(worlds))
 
 
 def test_one_skill_alone_is_sac_to_the_bit() -> None:
@@ -136,13 +123,7 @@ def test_two_skills_are_learned_at_once() -> None:
     options = {"learning_rate": 3e-3, "gamma": 0.9, "buffer_size": 10_000, "batch_size": 64}
     agent = joint((4, 4), **options)
     agent.learn(6000)
-    for name, sign in (("skill 0", 1.0), ("skill 1", -1.0)):
-        env = PointVecEnv(50, sign, seed=7)
-        observation = env.reset()
-        for _ in range(9):
-            env.step_async(agent.act(observation, name))
-            observation = env.step_wait()[0]
-        assert np.abs(env.position).sum(axis=1).mean() < 0.2  # it starts 1 away
+    assert reaches(agent)
 
 
 def test_joint_training_continues_bit_for_bit_from_its_state() -> None:
