@@ -6,7 +6,7 @@ from copy import deepcopy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clrl.agents.options import check_layers, check_options, check_ranges, options_of
+from clrl.agents.options import ACTIVATIONS, check_layers, check_options, check_ranges, options_of
 
 if TYPE_CHECKING:
     from gymnasium import spaces
@@ -115,6 +115,8 @@ def make_agent(
     check_options(f"agent {name!r}", kind, options)
     check_ranges(f"agent {name!r}", options)
     policy, chosen = kind.policy_aliases["MlpPolicy"], options.get("policy_kwargs") or {}
+    if isinstance(named := chosen.get("activation_fn"), str):  # as a file holds it
+        chosen["activation_fn"] = _activation(named)
     check_options(f"agent {name!r}: policy_kwargs", policy, chosen)
     if chosen.get("net_arch") is not None:
         check_layers(f"agent {name!r}", chosen["net_arch"], "qf" if kind.off_policy else "vf")
@@ -137,6 +139,15 @@ def make_agent(
     except (TypeError, RuntimeError, MemoryError) as error:
         raise ValueError(f"agent {name!r}: {error or 'its options take more memory'}") from error
     return agent
+
+
+def _activation(name: str) -> type:
+    from torch import nn
+
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation_fn must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    found: type = getattr(nn, name)
+    return found
 
 
 def _load(path: str) -> Any:

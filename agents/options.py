@@ -23,6 +23,9 @@ _RANGES = {
     "gradient_steps": (-1, math.inf),  # -1 for as many as there were steps
 }
 
+ACTIVATIONS = ("Tanh", "ReLU", "LeakyReLU", "ELU")
+"""Names of torch's classes that a policy's `activation_fn` may have; all can be exported."""
+
 
 def check_options(what: str, kind: type, options: Mapping[str, Any]) -> None:
     """Raise ValueError at the first option that a class does not take, by name or by kind.

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from clrl.adaptation import adapt
     from clrl.api import evaluate, load
     from clrl.run import Run
+    from clrl.sb3_import import from_sb3
     from clrl.trainer import resume, train
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "adapt", "evaluate", "load", "resume", "train"]
+__all__ = ["Run", "adapt", "evaluate", "from_sb3", "load", "resume", "train"]
 
 _EXPORTS = {
     "Run": "clrl.run",
     "adapt": "clrl.adaptation",
     "evaluate": "clrl.api",
+    "from_sb3": "clrl.sb3_import",
     "load": "clrl.api",
     "resume": "clrl.trainer",
     "train": "clrl.trainer",

@@ -85,13 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a name of `clrl list` (arm3 if none), skills separated by commas, or a file",
     )
     train.add_argument("--agent", default="ppo", help=f"one of {', '.join(_AGENTS)}")
-    train.add_argument(
-        "--protect",
-        nargs="+",
-        default=None,
-        metavar="NAME",
-        help="of `clrl list`, or module:Class; none alone for none; ewc by default",
-    )
+    _protections(train)
     train.add_argument(
         "--joint", action="store_true", help="all skills at once, the usual upper bound"
     )
@@ -172,6 +166,28 @@ def _parser() -> argparse.ArgumentParser:
     adapt.add_argument("--out", metavar="DIR", help="the new run; RUN-NAME by default")
     adapt.add_argument("--device", help="auto, cpu or cuda; as RUN if none")
     adapt.add_argument("--threads", type=int, metavar="N", help="of the physics; as RUN if none")
+
+    imported = _add(
+        menu,
+        "import",
+        commands.import_agent,
+        "make a run of an agent that Stable-Baselines3's PPO or SAC trained, to adapt or export it",
+        "clrl import ppo_push.zip --skill arm-push --trust-pickle --out runs/push",
+    )
+    imported.add_argument("file", help="what SB3's `save` wrote")
+    imported.add_argument("--skill", required=True, help="what it was trained on, as for adapt")
+    imported.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="say that you trust whoever made the files; nothing is read otherwise",
+    )
+    imported.add_argument(
+        "--vec-normalize", metavar="FILE", help="what SB3's VecNormalize saved; it is unpickled"
+    )
+    _protections(imported)
+    imported.add_argument("--seed", type=int, default=0, help="decides every draw")
+    imported.add_argument("--out", metavar="DIR", help="the run; runs/ and the file's name if none")
+    imported.add_argument("--threads", type=int, default=0, metavar="N", help="of the physics")
 
     evaluate = _add(
         menu,
@@ -271,6 +287,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add(menu, "doctor", commands.doctor, "versions, devices, and what is missing", "clrl doctor")
     return parser
+
+
+def _protections(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--protect",
+        nargs="+",
+        default=None,
+        metavar="NAME",
+        help="of `clrl list`, or module:Class; none alone for none; ewc by default",
+    )
 
 
 def _protocol(parser: argparse.ArgumentParser) -> None:

@@ -18,14 +18,10 @@ def train(options: argparse.Namespace) -> None:
     """Learn a curriculum and show what is retained."""
     from clrl.trainer import train
 
-    protect = [] if options.protect == ["none"] else options.protect
-    if protect and "none" in protect:
-        raise ValueError("--protect none stands alone")
-    curriculum = options.curriculum
     run = train(
-        curriculum,
+        options.curriculum,
         options.agent,
-        protect,
+        _protections(options),
         joint=options.joint,
         seed=options.seed,
         steps_per_skill=options.steps_per_skill,
@@ -38,6 +34,14 @@ def train(options: argparse.Namespace) -> None:
         **{k: v for k, v in vars(options).items() if k in _PASSED and v is not None},
     )
     _conclude(run, options.json)
+
+
+def _protections(options: argparse.Namespace) -> list[str] | None:
+    """Names after --protect; None for the default."""
+    names: list[str] | None = options.protect
+    if names and len(names) > 1 and "none" in names:
+        raise ValueError("--protect none stands alone")
+    return [] if names == ["none"] else names
 
 
 def resume(options: argparse.Namespace) -> None:
@@ -69,6 +73,24 @@ def adapt(options: argparse.Namespace) -> None:
         print(json.dumps(result.to_json() | {"run": str(run.path)}))
         return
     print(f"{run.retention()}\n\n{result}\n\n{run.path}")
+
+
+def import_agent(options: argparse.Namespace) -> None:
+    """Make a run of an agent of plain Stable-Baselines3."""
+    from clrl.sb3_import import from_sb3
+
+    run = from_sb3(
+        options.file,
+        options.skill,
+        protect=_protections(options),
+        vec_normalize=options.vec_normalize,
+        trust_pickle=options.trust_pickle,
+        seed=options.seed,
+        out=options.out,
+        threads=options.threads,
+        quiet=options.json,
+    )
+    _conclude(run, options.json)
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -85,6 +85,7 @@ class Config:
         options: Arguments of the agent's class.
         adapted: Of a run that `clrl adapt` made: the `base` it started from, and `like`, the skills
             that added ones start from by name.
+        imported: Of a run that `clrl import` made: the name and the sha256 of the file.
     """
 
     curriculum: dict[str, Any]
@@ -101,6 +102,7 @@ class Config:
     checkpoint_seconds: float = 30.0
     options: dict[str, Any] = field(default_factory=dict)
     adapted: dict[str, Any] | None = None
+    imported: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -211,6 +213,8 @@ def resolve(
     if not isinstance(own_policy, Mapping):
         raise ValueError(f"policy_kwargs must be a table of options, got {shown(own_policy)}")
     policy = {**preset["options"]["policy_kwargs"], **own_policy}
+    if isinstance(activation := policy.get("activation_fn"), type):
+        policy["activation_fn"] = activation.__name__
     config = Config(
         curriculum=curriculum,
         agent=agent,
@@ -221,6 +225,8 @@ def resolve(
         worlds=preset["worlds"],
         options={**preset["options"], **rest, "policy_kwargs": policy},
     )
+    for name, value in (config.options | config.protect).items():
+        _check_kept(name, value)
     return replace(config, **own) if own else config
 
 
@@ -238,6 +244,17 @@ def preset_of(agent: str, at_once: Sequence[int] | None = None) -> dict[str, Any
     options = preset["options"]
     scaled = {name: round(share * by * options[name]) for name, by in _SCALED[agent].items()}
     return {"worlds": round(share * preset["worlds"]), "options": options | scaled | _JOINT[agent]}
+
+
+def _check_kept(name: str, value: Any) -> None:
+    """Raise ValueError where run.json cannot hold an option, such as a schedule in Python."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        raise ValueError(
+            f"{name} must be of numbers, text, lists and tables, as run.json holds it, "
+            f"got {shown(value)}"
+        ) from None
 
 
 def budgets(curriculum: Mapping[str, Any]) -> list[int]:

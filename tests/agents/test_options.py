@@ -7,9 +7,11 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from gymnasium import spaces
+from torch import nn
 
 from clrl.agents import make_agent, make_protection
-from clrl.agents.options import check_options, options_of
+from clrl.agents.options import ACTIVATIONS, check_options, options_of
+from clrl.preparation import prepare
 
 SPACES = (spaces.Box(-9, 9, (4,), np.float32), spaces.Box(-1, 1, (2,), np.float32))
 
@@ -157,3 +159,20 @@ def test_agents_say_what_does_not_fit(
 def test_protections_say_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"^protection 'ewc': strength must be a number, got 'x'$"):
         make_protection("ewc", strength="x")
+
+
+@pytest.mark.parametrize("kind", ["ppo", "sac"])
+def test_an_activation_goes_by_its_name(kind: str) -> None:
+    for name in ACTIVATIONS:
+        agent = make_agent(kind, *SPACES, policy_kwargs={"activation_fn": name, "net_arch": [8]})
+        assert type(agent.policy.body[1]).__name__ == name
+    with pytest.raises(ValueError, match="must be one of Tanh, ReLU, LeakyReLU, ELU, got 'relu'"):
+        make_agent(kind, *SPACES, policy_kwargs={"activation_fn": "relu"})
+
+
+def test_a_class_of_torch_is_kept_by_its_name_and_a_function_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"curriculum": "arm-reach", "out": tmp_path / "run"}
+    made = prepare(**options, policy_kwargs={"activation_fn": nn.ReLU})
+    assert made.config.options["policy_kwargs"]["activation_fn"] == "ReLU"
+    with pytest.raises(ValueError, match="learning_rate must be of numbers"):
+        prepare(**options, learning_rate=lambda left: left)
