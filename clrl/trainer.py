@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from clrl import checkpoint
+from clrl import checkpoint, sealed
 from clrl.compare import report
 from clrl.divergence import DivergenceGuard
 from clrl.envs.curriculum import Curriculum
@@ -94,7 +94,15 @@ def train(
         device=device,
         **options,
     )
-    return _finish(Run.create(run.path, run.config, run.curriculum), quiet)
+    made = Run.create(run.path, run.config, run.curriculum)
+    try:
+        return _finish(made, quiet)
+    except OSError:
+        raise
+    except Exception:
+        if not checkpoint.steps(made.checkpoints):  # nothing to go on from
+            sealed.remove(made.path)
+        raise
 
 
 def resume(

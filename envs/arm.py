@@ -141,6 +141,10 @@ class ArmSkill(Skill):
         qpos[mask], fixtures[mask] = joints, place
         world.forward(mask)
         goal = self.goal(world, mask, random[:, _SCENE_DRAWS:])
+        if (found := tuple(goal.shape)) != (expected := (len(random), 3)):
+            raise ValueError(
+                f"skill {self.name!r}: goal must be a tensor of shape {expected}, got {found}"
+            )
         fixtures[mask, world.mocap("goal")] = goal
 
     @abstractmethod

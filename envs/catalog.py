@@ -95,7 +95,7 @@ def _load(path: str, key: str) -> Any:
     if not isinstance(kind, type):
         raise ValueError(f"{key!r} is no skill: it is no class")
     if missing := [name for name in ("spec", "vec_env") if not hasattr(kind, name)]:
-        raise ValueError(f"{key!r} is no skill: it has no {missing[0]}")
+        raise ValueError(f"{key!r} is no skill: it has no {missing[0]}; see clrl.envs.Skill")
     return kind
 
 

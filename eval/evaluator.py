@@ -150,7 +150,8 @@ class Evaluator:
         except (FloatingPointError, ValueError) as error:
             what = str(error).partition("\n")[0]  # torch goes on for many lines
             raise ValueError(f"evaluation of skill {skill!r}: {what}") from error
-        self._tell(env, skill)
+        finally:
+            self._tell(env, skill)
         success, returns = result
         return Score(success[: self.episodes], returns[: self.episodes])
 

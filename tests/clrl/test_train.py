@@ -19,6 +19,7 @@ import torch
 import clrl
 from clrl import checkpoint
 from clrl.envs import Curriculum, make_curriculum
+from clrl.envs.arm_skills import Reach
 from clrl.measure import evaluate_run
 from clrl.run import Run
 from tests.clrl.conftest import Stopped
@@ -230,3 +231,18 @@ def test_a_curriculum_survives_json() -> None:
     again = Curriculum.from_json(json.loads(json.dumps(mixed.to_json())))
     assert again.names == mixed.names
     assert again.steps == mixed.steps
+
+
+class Goalless(Reach):
+    """Its goals lack the worlds' dimension."""
+
+    def goal(self, world: Any, mask: Any, random: torch.Tensor) -> torch.Tensor:
+        """See `ArmSkill`."""
+        return random.new_zeros(3)
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(tmp_path: Path) -> None:
+    curriculum = Curriculum("goalless", [Goalless()])
+    with pytest.raises(ValueError, match=r"'reach': goal must be a tensor of shape \(4, 3\), got"):
+        clrl.train(curriculum, out=tmp_path / "run", **PPO)
+    assert not list(tmp_path.iterdir())
