@@ -124,6 +124,9 @@ def label(config: Config) -> str:
     """A method by what was asked for: agent, protections, and whatever is not the preset."""
     protect = [f"{name}{_options(chosen)}" for name, chosen in config.protect.items()]
     fields = {k: v for k, v in asdict(config).items() if k not in _ELSEWHERE}
+    # Seeds of a method start from different files and bases.
+    fields["imported"] = config.imported and True
+    fields["adapted"] = config.adapted and (config.adapted.get("like") or True)
     usual = {k: v for k, v in asdict(Config(curriculum={})).items() if k in fields}
     preset = preset_of(config.agent, budgets(config.curriculum) if config.joint else None)
     usual["worlds"] = preset["worlds"]

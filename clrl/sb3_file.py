@@ -53,14 +53,14 @@ class Foreign:
     Attributes:
         agent: "ppo" or "sac".
         net_arch: Widths of the layers, as SB3 takes them: "pi", and "vf" or "qf".
-        activation: Name of the class of what follows them.
+        activation: Name of the class of what follows them; None for what SB3 takes by default.
         gamma: Discount it was trained with.
         weights: By SB3's names, finite.
     """
 
     agent: str
     net_arch: dict[str, list[int]]
-    activation: str
+    activation: str | None
     gamma: float
     weights: dict[str, Tensor]
 
@@ -162,7 +162,7 @@ def _is_plain(tensor: Tensor) -> bool:
     )
 
 
-def _activation(settings: dict[str, Any], default: str) -> str:
+def _activation(settings: dict[str, Any], default: str) -> str | None:
     """What follows the layers; ValueError where the weights would act otherwise in our networks."""
     policy = settings.get("policy_kwargs") or {}
     if not isinstance(policy, dict):
@@ -175,7 +175,7 @@ def _activation(settings: dict[str, Any], default: str) -> str:
     named = re.search(r"(\w+)'", chosen)  # as in "<class 'torch.nn.modules.activation.ReLU'>"
     if not named or named[1] not in ACTIVATIONS:
         raise ValueError(f"has layers of {shown(chosen)}, not of {', '.join(ACTIVATIONS)}")
-    return named[1]
+    return named[1] if named[1] != default else None
 
 
 def _widths(weights: dict[str, Tensor], network: str) -> list[int]:

@@ -68,6 +68,9 @@ def from_sb3(
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
     seen = Statistics.read(Path(vec_normalize)) if vec_normalize is not None else None
+    networks: dict[str, Any] = {"net_arch": foreign.net_arch, "normalize": seen is not None}
+    if foreign.activation:
+        networks["activation_fn"] = foreign.activation
     run = prepare(
         [skill],
         foreign.agent,
@@ -78,11 +81,7 @@ def from_sb3(
         device="cpu",
         threads=threads,
         gamma=foreign.gamma,
-        policy_kwargs={
-            "net_arch": foreign.net_arch,
-            "activation_fn": foreign.activation,
-            "normalize": seen is not None,
-        },
+        policy_kwargs=networks,
     )
     if blind := [name for name in run.config.protect if name in _TRAINED]:
         raise ValueError(

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from ctypes.util import find_library
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,18 @@ def test_a_method_is_named_by_what_is_not_usual(
     curriculum = make_curriculum("arm3").to_json()
     config = resolve(curriculum, "ppo", protect, seed=3, device="cpu", options=options)
     assert label(config) == name
+
+
+def test_runs_from_different_files_and_bases_are_one_method() -> None:
+    content = make_curriculum("arm3").to_json()
+    config = resolve(content, "ppo", None, seed=3, device="cpu", options={})
+    names = {
+        label(replace(config, imported={"file": file}, adapted={"base": file, "like": {}}))
+        for file in "ab"
+    }
+    assert names == {"ppo: ewc (adapted=True, imported=True)"}
+    heavy = {"base": "a", "like": {"heavy": "push"}}
+    assert label(replace(config, adapted=heavy)) == "ppo: ewc (adapted={'heavy': 'push'})"
 
 
 def test_what_cannot_be_compared_is_refused(
