@@ -85,19 +85,20 @@ class Method:
         return np.array([[1000 * c["train_seconds"] / max(c["updates"], 1)] for c in costs])
 
     def figures(self, unprotected: "Method | None" = None) -> dict[str, Estimate | None]:
-        """Every figure of `COLUMNS`; None where it is undefined.
+        """Every figure of `COLUMNS`; None where undefined, as forgetting of joint training is.
 
         Args:
             unprotected: The same agent on the same curriculum without protections.
         """
-        kept = [retention_per_skill(result.matrix) for result in self.results]
+        in_turn = "joint" not in self.results[0].protections  # or rows are no skills' ends
+        kept = [retention_per_skill(result.matrix) for result in self.results if in_turn]
         worst = [[np.nanmin(shares)] for shares in kept if not np.isnan(shares).all()]
         found: dict[str, Estimate | None] = {
             "average_performance": estimate(bootstrap.mean, self.final),
             "iqm": estimate(bootstrap.iqm, self.final),
-            "forgetting": estimate(bootstrap.mean, self.lost),
+            "forgetting": estimate(bootstrap.mean, self.lost) if in_turn else None,
             "backward_transfer": estimate(bootstrap.mean, -self.lost[:, :-1])
-            if len(self.skills) > 1
+            if in_turn and len(self.skills) > 1
             else None,
             "forward_transfer": estimate(bootstrap.mean, np.array(self.transfer))
             if self.transfer

@@ -76,6 +76,16 @@ def test_figures_are_means_over_seeds(comparison: Comparison) -> None:
     assert ewc["forgetting"] == Estimate(0.0, 0.0, 0.0)
 
 
+def test_joint_training_forgets_nothing_that_means_anything(
+    make: Callable[..., Retention],
+) -> None:
+    method = Method(name="all", curriculum="arm2", results=(make(protections=["joint"]),))
+    found = method.figures()
+    assert found["average_performance"] == Estimate(0.65, None, None)
+    for name in ("forgetting", "backward_transfer", "worst_retention"):
+        assert found[name] is None
+
+
 def test_one_seed_has_no_interval(comparison: Comparison) -> None:
     once = figures(comparison, "once")["average_performance"]
     assert once is not None
