@@ -68,6 +68,11 @@ class Method:
         """Names of the skills, in order."""
         return self.results[0].skills
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether it learns one skill after another; a row of joint training is no skill's end."""
+        return "joint" not in self.results[0].protections
+
     @cached_property
     def final(self) -> bootstrap.Array:
         """Success on each skill at the end, shape (runs, skills)."""
@@ -90,15 +95,14 @@ class Method:
         Args:
             unprotected: The same agent on the same curriculum without protections.
         """
-        in_turn = "joint" not in self.results[0].protections  # or rows are no skills' ends
-        kept = [retention_per_skill(result.matrix) for result in self.results if in_turn]
+        kept = [retention_per_skill(result.matrix) for result in self.results if self.in_turn]
         worst = [[np.nanmin(shares)] for shares in kept if not np.isnan(shares).all()]
         found: dict[str, Estimate | None] = {
             "average_performance": estimate(bootstrap.mean, self.final),
             "iqm": estimate(bootstrap.iqm, self.final),
-            "forgetting": estimate(bootstrap.mean, self.lost) if in_turn else None,
+            "forgetting": estimate(bootstrap.mean, self.lost) if self.in_turn else None,
             "backward_transfer": estimate(bootstrap.mean, -self.lost[:, :-1])
-            if in_turn and len(self.skills) > 1
+            if self.in_turn and len(self.skills) > 1
             else None,
             "forward_transfer": estimate(bootstrap.mean, np.array(self.transfer))
             if self.transfer

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clrl.eval.comparison import Estimate, Method, Rows
 from clrl.eval.figure import draw_matrix, draw_periods, dress_curves, line_style
@@ -105,22 +106,26 @@ def improvement(methods: Sequence[Method], chances: Sequence[Sequence[Estimate]]
 
 
 def pareto(rows: Rows) -> bytes:
-    """Average performance against costs; the line joins methods that none beats in both."""
+    """Average performance against costs; the line joins methods that none beats in both.
+
+    Joint training, which is a bound and no method to choose, is beside it.
+    """
     kept = np.array([_value(figures["average_performance"]) for _, figures in rows])
     costs = {name: np.array([_value(figures[name]) for _, figures in rows]) for name in _COSTS}
+    in_turn = [k for k, (method, _) in enumerate(rows) if method.in_turn]
     telling = [name for name, cost in costs.items() if len(set(cost)) > 1]
 
     def draw(axes: "Axes", i: int) -> None:
         name = telling[i]
         cost = costs[name]
-        front = [
-            k for k in np.lexsort((-kept, cost)) if kept[k] > max([*kept[cost < cost[k]], -1.0])
-        ]
+        front = [in_turn[k] for k in unbeaten(cost[in_turn], kept[in_turn])]
         axes.plot(cost[front], kept[front], color=_FAINT, linewidth=1, drawstyle="steps-post")
         for k, (x, y) in enumerate(zip(cost, kept, strict=True)):
-            colour = _MARK if k in front else _FAINT
-            axes.plot(x, y, "o", color=colour, markersize=12, alpha=0.8, clip_on=False)
-            axes.annotate(str(k + 1), (x, y), color="white", ha="center", va="center", fontsize=7)
+            colour, above = (_MARK, 4) if k in front else (_FAINT, 2)
+            dot: dict[str, Any] = {"color": colour, "markersize": 12, "alpha": 0.8, "zorder": above}
+            axes.plot(x, y, "o", clip_on=False, **dot)
+            text: dict[str, Any] = {"color": "white", "ha": "center", "va": "center", "fontsize": 7}
+            axes.annotate(str(k + 1), (x, y), zorder=above, **text)
         if name == "protection_bytes":
             axes.set_xscale("symlog", linthresh=1e4)
         axes.set_xlabel(_COSTS[name])
@@ -130,6 +135,15 @@ def pareto(rows: Rows) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
 
     return _grid(draw, len(telling), len(telling), 3.4, width=4.2 * len(telling))
+
+
+def unbeaten(cost: NDArray[np.float64], kept: NDArray[np.float64]) -> list[int]:
+    """Indices of methods, cheapest first, than which none costs no more and keeps as much."""
+    found: list[int] = []
+    for k in np.lexsort((-kept, cost)).tolist():
+        if not found or kept[k] > kept[found[-1]]:
+            found.append(k)
+    return found
 
 
 def _draw_curves(axes: "Axes", method: Method) -> None:

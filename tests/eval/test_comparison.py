@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from clrl.eval import plots
 from clrl.eval.comparison import Comparison, Estimate, Method
 from clrl.eval.page import Film, page
 from clrl.eval.retention import Retention
@@ -155,6 +157,11 @@ def test_the_page_refers_to_nothing_but_itself(text: str) -> None:
     assert all(reference.startswith("data:") for reference in reader.references)
     for word in ("url(", "@import", "<script", "http:", "https:"):
         assert word not in text
+
+
+def test_the_front_holds_what_nothing_beats_at_its_cost() -> None:
+    cost, kept = np.array([5.0, 1.0, 1.0, 5.0, 9.0, 9.0]), np.array([0.9, 0.5, 0.7, 0.8, 0.9, 0.95])
+    assert plots.unbeaten(cost, kept) == [2, 0, 5]
 
 
 def test_the_page_shows_tables_plots_and_pictures(text: str) -> None:
