@@ -52,6 +52,8 @@ def make_protection(name: str, **options: Any) -> "Protection":
         ValueError: nothing has that name, or it does not take those options.
     """
     kind = _protection(name)
+    if not kind.hooks():
+        raise ValueError(f"protection {name!r} does nothing: it has no hook, such as `update`")
     check_options(f"protection {name!r}", kind, options)
     try:
         return kind(**options)
@@ -106,7 +108,7 @@ def make_agent(
         raise ValueError(f"unknown agent {name!r}; choose from {', '.join(AGENTS)}")
     options = deepcopy(options)  # SB3 writes into policy_kwargs
     protections = [
-        make_protection(other, **{"seed": seed, **chosen})
+        make_protection(other, **({"seed": seed} if takes(other, "seed") else {}) | dict(chosen))
         for other, chosen in (protect or {}).items()
     ]
     if name == "sac":  # SB3 derives it from an environment, of which there is none yet

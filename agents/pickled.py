@@ -2,7 +2,8 @@
 
 PICKLED = (
     "it holds pickles, which can run any code when they are loaded; if you trust whoever made it, "
-    "take it in with `clrl import --trust-pickle`, or load it in Python with trust_pickle=True"
+    "take it in with `clrl import --trust-pickle`, or load it in Python, such as by "
+    "ContinualPPO.load(file, trust_pickle=True)"
 )
 
 

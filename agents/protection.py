@@ -79,6 +79,9 @@ class Learner(Protocol):
         ...
 
 
+_HOOKS = ("attach", "before_skill", "collect", "update", "update_critic", "after_skill")
+
+
 class Protection:
     """Keeps earlier skills while a later one is learned.
 
@@ -120,6 +123,12 @@ class Protection:
         self.every = every
         self._calls: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
+
+    @classmethod
+    def hooks(cls) -> list[str]:
+        """Names of the hooks that do something."""
+        own = (name for name in _HOOKS if getattr(cls, name) is not getattr(Protection, name))
+        return [*own, *cls.policy_kwargs]
 
     def attach(self, learner: Learner) -> None:
         """Look at the agent, once it is built; ValueError where it cannot be protected so.

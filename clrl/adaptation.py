@@ -59,7 +59,7 @@ def adapt(
     if not base.config.protect:
         raise ValueError(
             f"{path} was trained without protections, so that nothing would keep its skills; "
-            "train it with --protect"
+            "train or import it with --protect"
         )
     extended, start = _extended(base, skill, dict(variant or {}), name, like, steps)
     new = extended.names[-1]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from clrl import __version__, commands
+from clrl.interrupt import terminable
 
 _AGENTS = ("ppo", "sac")
 
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
-        command(options)
+        with terminable():
+            command(options)
     except KeyboardInterrupt as stop:
         if said := str(stop):
             _fail(said)
@@ -149,13 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     adapt.add_argument(
         "--skill", required=True, help="an id of `clrl list`, module:Class, or a skill of the run"
     )
-    adapt.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="options of the skill, such as payload=2 friction=0.5 mirrored=true",
-    )
+    _variant(adapt)
     adapt.add_argument("--name", help="of the new skill; its own and what varies by default")
     adapt.add_argument(
         "--like", metavar="SKILL", help="whose head it starts from; its kind's if any"
@@ -176,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     imported.add_argument("file", help="what SB3's `save` wrote")
     imported.add_argument("--skill", required=True, help="what it was trained on, as for adapt")
+    _variant(imported)
     imported.add_argument(
         "--trust-pickle",
         action="store_true",
@@ -287,6 +284,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add(menu, "doctor", commands.doctor, "versions, devices, and what is missing", "clrl doctor")
     return parser
+
+
+def _variant(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of the skill, such as payload=2 friction=0.5 mirrored=true",
+    )
 
 
 def _protections(parser: argparse.ArgumentParser) -> None:

@@ -82,6 +82,7 @@ def import_agent(options: argparse.Namespace) -> None:
     run = from_sb3(
         options.file,
         options.skill,
+        variant=dict(map(_setting, options.set)),
         protect=_protections(options),
         vec_normalize=options.vec_normalize,
         trust_pickle=options.trust_pickle,

@@ -248,6 +248,10 @@ def preset_of(agent: str, at_once: Sequence[int] | None = None) -> dict[str, Any
 
 def _check_kept(name: str, value: Any) -> None:
     """Raise ValueError where run.json cannot hold an option, such as a schedule in Python."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _check_kept(f"{name} {key!r}", part)
+        return
     try:
         json.dumps(value)
     except TypeError:

@@ -58,7 +58,8 @@ class Run:
             OSError: it cannot be written.
         """
         if path.exists():
-            raise FileExistsError(f"{path} exists; choose another --out, or `clrl resume {path}`")
+            going_on = f", or `clrl resume {path}`" if (path / "run.json").exists() else ""
+            raise FileExistsError(f"{path} exists; choose another --out{going_on}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError:

@@ -35,6 +35,7 @@ _AGENTS = {
     ),
     "actor.latent_pi.0.weight": ("sac", ("actor.latent_pi", "critic.qf0"), "ReLU"),
 }
+_POLICIES = ("stable_baselines3.common.policies", "stable_baselines3.sac.policies")
 # Arguments of a policy that change nothing about how it acts, or that the weights show.
 _HARMLESS = {"net_arch", "ortho_init", "log_std_init", "optimizer_class", "optimizer_kwargs"}
 _HARMLESS |= {"n_critics", "share_features_extractor", "normalize_images", "use_sde"}
@@ -79,8 +80,9 @@ class Foreign:
             raise ValueError(f"is no agent of Stable-Baselines3: {line(error)[:200]}") from None
         found = [kind for key, kind in _AGENTS.items() if key in weights]
         if not found or not isinstance(settings, dict):
-            raise ValueError("is neither PPO nor SAC with an MlpPolicy, which are what clrl has")
+            raise ValueError("is neither PPO nor SAC with an MlpPolicy of one layer or more")
         agent, networks, default = found[0]
+        _check_policy(settings.get("policy_class"))
         activation = _activation(settings, default)
         pi, critic = (_widths(weights, network) for network in networks)
         gamma = settings.get("gamma")
@@ -115,17 +117,20 @@ class Statistics:
         Raises:
             ValueError: it is no such file, or normalises in another way than clrl; one line.
         """
+        data = path.read_bytes()
         try:
-            with path.open("rb") as file:
-                saved = pickle.load(file)
+            saved = pickle.loads(data)
         except Exception as error:  # it may raise anything
             raise ValueError(f"{path} cannot be unpickled: {line(error)[:200]}") from None
         rms = vars(saved).get("obs_rms") if isinstance(saved, VecNormalize) else None
+        if isinstance(saved, VecNormalize) and not saved.norm_obs:
+            raise ValueError(f"{path} does not normalise observations; leave it out")
         if not isinstance(rms, RunningMeanStd):
             raise ValueError(f"{path} is no VecNormalize of vectors")
-        if not saved.norm_obs or (saved.clip_obs, saved.epsilon) != (10.0, 1e-8):
+        if (saved.clip_obs, saved.epsilon) != (10.0, 1e-8):
             raise ValueError(
-                f"{path} must normalise observations, with clip_obs 10 and epsilon 1e-8 as clrl"
+                f"{path} must normalise with clip_obs 10 and epsilon 1e-8, as clrl does, not "
+                f"{saved.clip_obs} and {saved.epsilon}"
             )
         mean, var = (torch.as_tensor(x, dtype=torch.float32) for x in (rms.mean, rms.var))
         return Statistics(mean, var, float(rms.count))
@@ -160,6 +165,15 @@ def _is_plain(tensor: Tensor) -> bool:
         and tensor.ndim > 0
         and not large
     )
+
+
+def _check_policy(described: Any) -> None:
+    """Raise ValueError where the policy is none of SB3's, and may do otherwise with its weights."""
+    module = str(described.get("__module__")) if isinstance(described, dict) else "nowhere"
+    if module.startswith("clrl."):
+        raise ValueError("is an agent of clrl's own: what its run learned stands in the run")
+    if module not in _POLICIES:
+        raise ValueError(f"has a policy of {shown(module)}, not MlpPolicy of Stable-Baselines3")
 
 
 def _activation(settings: dict[str, Any], default: str) -> str | None:

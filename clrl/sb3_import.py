@@ -1,6 +1,7 @@
 """`clrl import`: an agent that plain Stable-Baselines3 trained becomes a run, to be built upon."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -9,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from clrl.agents.pickled import require_trust
+from clrl.envs.catalog import make_skill
+from clrl.envs.curriculum import Curriculum
 from clrl.envs.untrusted import read_bytes
 from clrl.eval.evaluator import Evaluator
+from clrl.export import LEARNED
 from clrl.measure import EVAL_SEED, measure_row
 from clrl.position import Position
 from clrl.preparation import folder_name, prepare
 from clrl.run import Run
 from clrl.sb3_file import LARGEST, Foreign, Statistics
 from clrl.trainer import resume
+
+_LOG = logging.getLogger(__name__)
 
 _SEEN = 20_480  # steps in which protections look at what the agent does
 _TRAINED = ("si", "packnet", "progressive", "compress")
@@ -27,6 +33,7 @@ def from_sb3(
     path: str | Path,
     skill: str,
     *,
+    variant: Mapping[str, Any] | None = None,
     protect: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     vec_normalize: str | Path | None = None,
     trust_pickle: bool = False,
@@ -46,6 +53,7 @@ def from_sb3(
         path: What `save` wrote. Of its pickles none is loaded: weights come through torch's
             restricted reader, settings as JSON.
         skill: What it was trained on: an id such as "arm-push" or "Reacher-v5", or "module:Class".
+        variant: Options of the skill's class, such as `{"success_return": -5.0}`.
         protect: Names of protections, or names with their options; None for the default, EWC.
         vec_normalize: File of the `VecNormalize` that it was trained with, if any, which is
             unpickled and so can run any code.
@@ -61,6 +69,8 @@ def from_sb3(
         FileExistsError: `out` exists.
     """
     path = Path(path)
+    if not path.exists() and Path(f"{path}.zip").exists():  # as SB3 finds it
+        path = Path(f"{path}.zip")
     require_trust(path, trust_pickle)
     try:
         data = read_bytes(path, LARGEST, follow=True)
@@ -71,8 +81,9 @@ def from_sb3(
     networks: dict[str, Any] = {"net_arch": foreign.net_arch, "normalize": seen is not None}
     if foreign.activation:
         networks["activation_fn"] = foreign.activation
+    made = make_skill(skill, **(variant or {}))
     run = prepare(
-        [skill],
+        Curriculum(skill, [made]),
         foreign.agent,
         protect,
         seed=seed,
@@ -92,7 +103,15 @@ def from_sb3(
     config = replace(run.config, imported=origin)
     _adopt(run.build(), foreign, seen)  # what does not fit must not leave a directory
     Run.create(run.path, config, run.curriculum, lambda made: _fill(made, foreign, seen))
-    return resume(run.path, run.curriculum, quiet=quiet)
+    run = resume(run.path, run.curriculum, quiet=quiet)
+    if (rate := run.retention().success[-1][0]) < LEARNED:
+        _LOG.warning(
+            "clrl: the agent succeeds in %.0f %% of %s; was it trained on another skill, or with a "
+            "VecNormalize, for --vec-normalize?",
+            100 * rate,
+            made.name,
+        )
+    return run
 
 
 def _adopt(agent: Any, foreign: Foreign, seen: Statistics | None) -> None:
@@ -101,7 +120,8 @@ def _adopt(agent: Any, foreign: Foreign, seen: Statistics | None) -> None:
     # A layer of SB3's is the first of ours for each skill.
     own = {key: key.replace(".layers.0", "") for key in state if "features" not in key}
     if strange := sorted(set(own.values()) ^ foreign.weights.keys()):
-        raise ValueError(f"the file's agent is no MlpPolicy: {strange[0]} is not in both")
+        lacks, ours = ("lacks", "has") if strange[0] in own.values() else ("has", "lacks")
+        raise ValueError(f"the file's agent {lacks} {strange[0]}, which clrl's {ours}")
     weights = {key: foreign.weights[name] for key, name in own.items()}
     for key, weight in weights.items():
         if (there := tuple(weight.shape)) != (here := tuple(state[key].shape)):
@@ -156,7 +176,9 @@ def _perform(agent: Any) -> None:
 
 def _record(run: Run, agent: Any, evaluator: Evaluator, at: Position) -> None:
     """A row of the matrix and a point of the curve, and the checkpoint that holds them."""
+    start = time.perf_counter()
     (score,) = measure_row(run, evaluator, agent, EVAL_SEED)
+    at.cost["eval_seconds"] += time.perf_counter() - start
     at.successes.append([int(score.success.sum())])
     at.returns.append([float(score.returns.mean())])
     at.curves.setdefault(run.curriculum.names[0], []).append([agent.num_timesteps, score.rate])

@@ -141,7 +141,8 @@ class ArmSkill(Skill):
         qpos[mask], fixtures[mask] = joints, place
         world.forward(mask)
         goal = self.goal(world, mask, random[:, _SCENE_DRAWS:])
-        if (found := tuple(goal.shape)) != (expected := (len(random), 3)):
+        found = tuple(goal.shape) if isinstance(goal, Tensor) else type(goal).__name__
+        if found != (expected := (len(random), 3)):
             raise ValueError(
                 f"skill {self.name!r}: goal must be a tensor of shape {expected}, got {found}"
             )

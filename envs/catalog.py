@@ -1,6 +1,7 @@
 """Names of the skills and curricula that come with clrl; loads neither torch nor MuJoCo."""
 
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
@@ -52,6 +53,8 @@ def make_skill(key: str, /, **options: Any) -> "Task":
     Raises:
         ValueError: nothing has that name, or it does not take those options.
     """
+    registered = key.removeprefix("clrl/").removesuffix("-v0")  # as Gymnasium has ours
+    key = registered if registered in SKILLS else key
     path = SKILLS.get(key, key)
     if ":" not in path:
         path, options = "clrl.envs.gym_skill:GymSkill", {"key": key, **options}
@@ -110,7 +113,10 @@ def skill_id(kind: type) -> str:
 
 def unknown_skill(name: str) -> str:
     """The message for a name that is no skill."""
-    return f"unknown skill {name!r}; choose from {', '.join(SKILLS)}, or a Gymnasium id"
+    short = {skill.partition("-")[2]: skill for skill in reversed(SKILLS)}  # in results
+    close = [short.get(name, "")] if name in short else get_close_matches(name, SKILLS, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(SKILLS)}, or"
+    return f"unknown skill {name!r}; {hint}{'' if close else ' a Gymnasium id'}"
 
 
 def register() -> None:

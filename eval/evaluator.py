@@ -149,6 +149,7 @@ class Evaluator:
                     result = _run(env, acting, self._rounds, seed, deterministic)
         except (FloatingPointError, ValueError) as error:
             what = str(error).partition("\n")[0]  # torch goes on for many lines
+            what = what.removeprefix(f"skill {skill!r}: ")
             raise ValueError(f"evaluation of skill {skill!r}: {what}") from error
         finally:
             self._tell(env, skill)

@@ -54,6 +54,8 @@ def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> tuple[Array, 
     space = episodes.skill.action_space
     observation = episodes.reset()
     finite, moves = observation.isfinite().all(), observation.new_ones((), dtype=torch.bool)
+    if not finite:  # a policy would say so in other words
+        raise FloatingPointError("the first observation of an episode is not finite")
     for _ in range(episodes.skill.horizon):
         action = act(observation)
         check_shape(action.shape, (episodes.n, *space.shape))

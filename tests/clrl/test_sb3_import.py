@@ -1,6 +1,10 @@
 """An agent that plain Stable-Baselines3 trained becomes a run that acts as it does."""
 
 import hashlib
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 import stable_baselines3
 import torch
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
@@ -180,7 +185,8 @@ def test_protections_that_need_the_training_are_refused(
     [
         ("PPO", {"use_sde": True}, "gSDE"),
         ("PPO", {"policy_kwargs": {"activation_fn": nn.Softplus}}, "Softplus"),
-        ("SAC", {"policy_kwargs": {"n_critics": 3}}, "critic.qf2"),
+        ("SAC", {"policy_kwargs": {"n_critics": 3}}, "has critic.qf2.0.bias, which clrl's lacks"),
+        ("PPO", {"policy_kwargs": {"net_arch": []}}, "of one layer or more"),
         ("TD3", {}, "neither PPO nor SAC"),
     ],
 )
@@ -196,13 +202,51 @@ def test_agents_that_ours_are_not_are_refused(
     refuse(imported, tmp_path, model, match)
 
 
+def test_policies_that_are_not_sb3s_are_refused(
+    venv: Any, imported: Import, tmp_path: Path, pair: Any
+) -> None:
+    class Scaled(ActorCriticPolicy):
+        def extract_features(self, obs: Any, features_extractor: Any = None) -> Any:
+            return super().extract_features(2.0 * obs, features_extractor)
+
+    refuse(imported, tmp_path, stable_baselines3.PPO(Scaled, venv), "has a policy of 'tests")
+    refuse(imported, tmp_path, pair("ppo")[1].agent(), "of clrl's own")
+
+
+def test_a_skill_may_have_options_and_a_name_goes_without_zip(
+    venv: Any, imported: Import, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = imported(make("ppo", venv), variant={"payload": 2.0}, out=tmp_path / "first")
+    assert run.curriculum.to_json()["skills"][0]["payload"] == 2.0
+    assert "% of reach; was it trained on another skill" in caplog.text
+    options: Any = {"trust_pickle": True, "threads": 1, "quiet": True, "out": tmp_path / "second"}
+    assert clrl.from_sb3(tmp_path / "model", SKILL, **options).config.imported is not None
+
+
+def test_sigterm_leaves_nothing_half_written(venv: Any, tmp_path: Path) -> None:
+    make("sac", venv).save(tmp_path / "model.zip")
+    asked = ["import", "model.zip", "--skill", SKILL, "--trust-pickle", "--threads", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "clrl", *asked], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for _ in range(600):
+            if list(tmp_path.glob("runs/.tmp-*")):
+                break
+            time.sleep(0.1)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said == "clrl: stopped\n"
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_other_ways_to_normalise_are_refused(venv: Any, imported: Import, tmp_path: Path) -> None:
     model = make("ppo", venv)
     changes: list[dict[str, Any]] = [{"clip_obs": 5.0}, {"norm_obs": False}, {"epsilon": 1e-3}]
     for options in changes:
         path = tmp_path / "normal.pkl"
         VecNormalize(venv, **options).save(str(path))
-        refuse(imported, tmp_path, model, "clip_obs|no VecNormalize", vec_normalize=path)
+        refuse(imported, tmp_path, model, "with clip_obs 10|leave it out", vec_normalize=path)
 
 
 def test_a_directory_that_is_there_stays(venv: Any, imported: Import, tmp_path: Path) -> None:

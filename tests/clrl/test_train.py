@@ -18,9 +18,11 @@ import torch
 
 import clrl
 from clrl import checkpoint
+from clrl.agents import Protection
 from clrl.envs import Curriculum, make_curriculum
 from clrl.envs.arm_skills import Reach
 from clrl.measure import evaluate_run
+from clrl.preparation import prepare
 from clrl.run import Run
 from tests.clrl.conftest import Stopped
 
@@ -241,8 +243,47 @@ class Goalless(Reach):
         return random.new_zeros(3)
 
 
+@pytest.mark.parametrize(("goal", "found"), [(None, "got NoneType"), ([0.0, 0.0, 0.0], "got list")])
+def test_a_goal_that_is_no_tensor_is_told(
+    goal: Any, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Goalless, "goal", lambda *_: goal)
+    with pytest.raises(ValueError, match=rf"goal must be a tensor of shape \(4, 3\), {found}"):
+        Goalless().vec_env(4, threads=1).reset()
+
+
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     curriculum = Curriculum("goalless", [Goalless()])
     with pytest.raises(ValueError, match=r"'reach': goal must be a tensor of shape \(4, 3\), got"):
         clrl.train(curriculum, out=tmp_path / "run", **PPO)
     assert not list(tmp_path.iterdir())
+
+
+class Still(Protection):
+    """Its hook has another name, so that nothing ever calls it."""
+
+    def updates(self, learner: Any) -> None:
+        """Never called."""
+
+
+def test_a_protection_without_a_hook_is_refused(tmp_path: Path) -> None:
+    name = "tests.clrl.test_train:Still"
+    with pytest.raises(ValueError, match=f"'{name}' does nothing: it has no hook, such as"):
+        clrl.train(PAIR, out=tmp_path / "run", **PPO | {"protect": [name]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_protection_need_not_take_a_seed(tmp_path: Path) -> None:
+    name = "tests.clrl.test_train:Plain"
+    run = prepare(PAIR, protect=[name], out=tmp_path / "run")
+    assert type(run.build().protections[0]).__name__ == "Plain"
+
+
+class Plain(Protection):
+    """Has no options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def update(self, learner: Any) -> None:
+        """See `Protection`."""

@@ -151,6 +151,9 @@ FORGED: dict[str, Callable[[bytes, Path], bytes]] = {
     "a policy of another make": lambda file, marker: replaced(
         file, data=settings_of(file, policy_kwargs=["x"])
     ),
+    "a policy's class of another make": lambda file, marker: replaced(
+        file, data=settings_of(file, policy_class={"__module__": "os"})
+    ),
     "layers of another make": lambda file, marker: replaced(
         file, data=settings_of(file, policy_kwargs={"activation_fn": {"x": 1}})
     ),
@@ -174,7 +177,8 @@ def test_payloads_beside_what_import_reads_stay_asleep(
     genuine: bytes, tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     payload = {":serialized:": base64.b64encode(forgery.pickled(marker)).decode()}
-    settings = settings_of(genuine, policy_class=payload, policy_kwargs=payload)
+    known = payload | {"__module__": "stable_baselines3.common.policies"}
+    settings = settings_of(genuine, policy_class=known, policy_kwargs=payload)
     forged = replaced(genuine, data=settings, pytorch_variables=forgery.pickled(marker))
     (tmp_path / "model.zip").write_bytes(forged)
     monkeypatch.setattr("clrl.sb3_import._SEEN", 4096)
