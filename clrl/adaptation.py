@@ -13,6 +13,7 @@ from clrl.envs.curriculum import Curriculum, Task
 from clrl.eval.evaluator import Evaluator
 from clrl.eval.report import percent
 from clrl.measure import EVAL_SEED, performer
+from clrl.preparation import check
 from clrl.run import Run
 from clrl.trainer import resume
 
@@ -71,6 +72,7 @@ def adapt(
         threads=base.config.threads if threads is None else threads,
     )
     target = Path(out) if out is not None else Path(f"{Path(path)}-{new}")
+    check(Run(target, config, extended), base.build())
     Run.create(target, config, extended, lambda made: _inherit(base, finals, made))
     return resume(target, extended, quiet=quiet)
 

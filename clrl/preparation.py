@@ -61,12 +61,12 @@ def prepare(
     path = Path(out or Path("runs") / folder_name(f"{made.name}-{method}-seed{seed}"))
     stages(config, made)
     run = Run(path, config, made)
-    _check(run, run.build())  # options that do not fit must not leave a directory
+    check(run, run.build())  # options that do not fit must not leave a directory
     return run
 
 
-def _check(run: Run, agent: Any) -> None:
-    """What can be told once there is an agent."""
+def check(run: Run, agent: Any) -> None:
+    """What can be told once there is an agent: ValueError, or a warning."""
     count = len(run.curriculum)
     if run.config.joint:  # each row of the matrix needs a rollout of its own
         steps = agent.train_freq.frequency if agent.off_policy else agent.n_steps

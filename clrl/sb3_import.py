@@ -175,12 +175,13 @@ def _perform(agent: Any) -> None:
 
 
 def _record(run: Run, agent: Any, evaluator: Evaluator, at: Position) -> None:
-    """A row of the matrix and a point of the curve, and the checkpoint that holds them."""
+    """A row of the matrix, and the checkpoint that holds it."""
     start = time.perf_counter()
     (score,) = measure_row(run, evaluator, agent, EVAL_SEED)
     at.cost["eval_seconds"] += time.perf_counter() - start
     at.successes.append([int(score.success.sum())])
     at.returns.append([float(score.returns.mean())])
-    at.curves.setdefault(run.curriculum.names[0], []).append([agent.num_timesteps, score.rate])
+    # A point and no curve: nobody saw it learn.
+    at.curves = {run.curriculum.names[0]: [[agent.num_timesteps, score.rate]]}
     state = {"agent": agent.train_state(experience=False), "position": asdict(at), "env": None}
     run.save_checkpoint(agent.num_timesteps, state, {"final": True, "skills": list(agent.skills)})

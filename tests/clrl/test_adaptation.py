@@ -15,7 +15,7 @@ from clrl import bundle, export
 from clrl.adaptation import Adaptation, adapt
 from clrl.cli import main
 from clrl.run import Run
-from tests.clrl.test_train import PAIR, PPO
+from tests.clrl.test_train import PAIR, PPO, SAC
 
 STEPS = 64
 
@@ -169,6 +169,14 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_steps_in_which_nothing_is_learned_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = clrl.train("arm-reach", "sac", out=tmp_path / "base", **SAC)
+    adapt(base.path, "arm-press", steps=64, quiet=True)
+    assert "nothing is learned in 64 steps" in caplog.text
 
 
 def test_an_unprotected_or_unfinished_run_is_not_adapted(base: Run, tmp_path: Path) -> None:
