@@ -33,11 +33,16 @@ def test_the_table_of_methods_has_each_options_default(name: str) -> None:
         make_protection(name, **{option: defaults[option]})
 
 
-def test_the_tables_of_runs_are_of_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("spec", "curricula"), [("methods", {"arm3", "arm6"}), ("methods_sac", {"fast3"})]
+)
+def test_the_tables_of_runs_are_of_the_published_ones(
+    spec: str, curricula: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
-    comparison = Sweep.read("benchmarks/methods.toml").comparison()
+    comparison = Sweep.read(f"benchmarks/{spec}.toml").comparison()
     assert comparison is not None
-    assert comparison.curricula.keys() == {"arm3", "arm6"}
+    assert comparison.curricula.keys() == curricula
     told = (DOCS / "methods.md").read_text().splitlines()
     for curriculum in comparison.curricula:
         for line in table(comparison, curriculum).splitlines():
