@@ -55,7 +55,7 @@ def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> tuple[Array, 
     observation = episodes.reset()
     finite, moves = observation.isfinite().all(), observation.new_ones((), dtype=torch.bool)
     if not finite:  # a policy would say so in other words
-        raise FloatingPointError("the first observation of an episode is not finite")
+        raise FloatingPointError("an observation is not finite")
     for _ in range(episodes.skill.horizon):
         action = act(observation)
         check_shape(action.shape, (episodes.n, *space.shape))
