@@ -114,9 +114,10 @@ def skill_id(kind: type) -> str:
 def unknown_skill(name: str) -> str:
     """The message for a name that is no skill."""
     short = {skill.partition("-")[2]: skill for skill in reversed(SKILLS)}  # in results
-    close = [short.get(name, "")] if name in short else get_close_matches(name, SKILLS, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(SKILLS)}, or"
-    return f"unknown skill {name!r}; {hint}{'' if close else ' a Gymnasium id'}"
+    close = [short[name]] if name in short else get_close_matches(name, SKILLS, 1)
+    if close:
+        return f"unknown skill {name!r}; did you mean {close[0]!r}?"
+    return f"unknown skill {name!r}; choose from {', '.join(SKILLS)}, or a Gymnasium id"
 
 
 def register() -> None:

@@ -54,10 +54,13 @@ def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> tuple[Array, 
     space = episodes.skill.action_space
     observation = episodes.reset()
     finite, moves = observation.isfinite().all(), observation.new_ones((), dtype=torch.bool)
-    if not finite:  # a policy would say so in other words
-        raise FloatingPointError("an observation is not finite")
     for _ in range(episodes.skill.horizon):
-        action = act(observation)
+        try:
+            action = act(observation)
+        except ValueError:  # torch says in other words what a policy makes of NaN
+            if observation.isfinite().all():
+                raise
+            raise FloatingPointError("an observation is not finite") from None
         check_shape(action.shape, (episodes.n, *space.shape))
         observation = episodes.step(action).observation
         finite &= observation.isfinite().all()
