@@ -1,5 +1,6 @@
 """`clrl adapt`: one more skill, or a variant, for a trained agent, and what the others kept."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from clrl.trainer import resume
 
 
 def adapt(
-    path: str | Path,
+    path: str | os.PathLike[str],
     skill: str,
     *,
     variant: Mapping[str, Any] | None = None,
@@ -59,19 +60,20 @@ def adapt(
     finals = base.finished()
     if not base.config.protect:
         raise ValueError(
-            f"{path} was trained without protections, so that nothing would keep its skills; "
+            f"{base.path} was trained without protections, so that nothing would keep its skills; "
             "train or import it with --protect"
         )
     extended, start = _extended(base, skill, dict(variant or {}), name, like, steps)
     new = extended.names[-1]
+    earlier = base.config.adapted or {"like": {}}
     config = replace(
         base.config,
         curriculum=extended.to_json(),
-        adapted={"base": str(path), "like": (base.config.adapted or {"like": {}})["like"] | start},
+        adapted={"base": str(base.path), "like": earlier["like"] | start},
         device=base.config.device if device is None else resolve_device(device, base.config.worlds),
         threads=base.config.threads if threads is None else threads,
     )
-    target = Path(out) if out is not None else Path(f"{Path(path)}-{new}")
+    target = Path(out) if out is not None else Path(f"{base.path}-{new}")
     check(Run(target, config, extended), base.build())
     Run.create(target, config, extended, lambda made: _inherit(base, finals, made))
     return resume(target, extended, quiet=quiet)

@@ -1,6 +1,6 @@
 """What a user imports: `clrl.load` and `clrl.evaluate`."""
 
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 from clrl.envs.curriculum import Curriculum
@@ -10,7 +10,7 @@ from clrl.run import Run
 _BOUNDS = {"episodes": (1, 10**6), "seed": (0, 2**31), "threads": (0, 2**10)}
 
 
-def load(path: str | Path, curriculum: Curriculum | None = None) -> Any:
+def load(path: str | PathLike[str], curriculum: Curriculum | None = None) -> Any:
     """The agent of a run as its newest checkpoint has it.
 
     Args:
@@ -27,7 +27,7 @@ def load(path: str | Path, curriculum: Curriculum | None = None) -> Any:
 
 
 def evaluate(
-    path: str | Path,
+    path: str | PathLike[str],
     *,
     episodes: int = 100,
     seed: int = 1000,

@@ -22,7 +22,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command named on the command line; exits with 0, or with 2 and one line of error."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         with terminable():
@@ -322,7 +324,7 @@ def _add(
     parser: argparse.ArgumentParser = menu.add_parser(
         name, help=text, description=text, epilog=f"example: {example}"
     )
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, parser=parser)
     if as_json:
         parser.add_argument("--json", action="store_true", help="print JSON for a script")
     return parser

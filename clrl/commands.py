@@ -21,7 +21,7 @@ def train(options: argparse.Namespace) -> None:
     run = train(
         options.curriculum,
         options.agent,
-        _protections(options),
+        options.protect,
         joint=options.joint,
         seed=options.seed,
         steps_per_skill=options.steps_per_skill,
@@ -34,14 +34,6 @@ def train(options: argparse.Namespace) -> None:
         **{k: v for k, v in vars(options).items() if k in _PASSED and v is not None},
     )
     _conclude(run, options.json)
-
-
-def _protections(options: argparse.Namespace) -> list[str] | None:
-    """Names after --protect; None for the default."""
-    names: list[str] | None = options.protect
-    if names and len(names) > 1 and "none" in names:
-        raise ValueError("--protect none stands alone")
-    return [] if names == ["none"] else names
 
 
 def resume(options: argparse.Namespace) -> None:
@@ -83,7 +75,7 @@ def import_agent(options: argparse.Namespace) -> None:
         options.file,
         options.skill,
         variant=dict(map(_setting, options.set)),
-        protect=_protections(options),
+        protect=options.protect,
         vec_normalize=options.vec_normalize,
         trust_pickle=options.trust_pickle,
         seed=options.seed,

@@ -183,8 +183,8 @@ def resolve(
     Args:
         curriculum: `Curriculum.to_json()`.
         agent: A name of `PRESETS`.
-        protect: Names of protections, or names with options; None for the default, or for none
-            where training is joint.
+        protect: Names of protections, or names with options, none for [] or ["none"]; None for the
+            default, or for none where training is joint.
         joint: See `Config`.
         seed: See `Config`.
         device: "auto", "cpu" or "cuda".
@@ -198,6 +198,10 @@ def resolve(
     listed = isinstance(names, Iterable) and not isinstance(names, str)
     if not listed or not all(isinstance(name, str) for name in names):
         raise ValueError("protect takes a list of names, such as ['ewc'] or ['module:Class']")
+    if "none" in names:
+        if len(list(names)) > 1:
+            raise ValueError("protect 'none' stands alone")
+        names = ()
     given: Mapping[str, Any] = names if isinstance(names, Mapping) else {name: {} for name in names}
     for name, table in given.items():
         if not isinstance(table, Mapping):

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ MISFITS = (
 class Run:
     """A directory with `run.json`, `progress.csv`, `tb/`, `checkpoints/` and `retention.json`.
 
+    It stands wherever the path of a run does: `clrl.evaluate(clrl.train("arm3"))`.
+
     Attributes:
         path: The directory.
         config: What was asked for.
@@ -37,6 +40,9 @@ class Run:
         self.path = path
         self.config = config
         self.curriculum = curriculum or Curriculum.from_json(config.curriculum)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @staticmethod
     def create(
@@ -71,7 +77,7 @@ class Run:
         return Run(path, config, curriculum)
 
     @staticmethod
-    def open(path: str | Path, curriculum: Curriculum | None = None) -> "Run":
+    def open(path: str | os.PathLike[str], curriculum: Curriculum | None = None) -> "Run":
         """Read a run from disk.
 
         Args:
@@ -81,6 +87,8 @@ class Run:
         Raises:
             ValueError: there is no run, or `run.json` is broken.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(f"a run is given by its path, not as a {type(path).__name__}")
         path = Path(path)
         if path.suffix == ".zip" and path.is_file():
             raise ValueError(f"{path} is a file of Stable-Baselines3, not a run: {PICKLED}")

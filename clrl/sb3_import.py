@@ -68,6 +68,9 @@ def from_sb3(
             agent, or skill or protections do not fit it; nothing is written then.
         FileExistsError: `out` exists.
     """
+    if not isinstance(path, str | Path):
+        kind = type(path).__name__
+        raise ValueError(f"an agent is imported from the file that `save` wrote, not as a {kind}")
     path = Path(path)
     if not path.exists() and Path(f"{path}.zip").exists():  # as SB3 finds it
         path = Path(f"{path}.zip")

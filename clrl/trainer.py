@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def train(
 
 
 def resume(
-    path: str | Path,
+    path: str | PathLike[str],
     curriculum: Curriculum | None = None,
     *,
     quiet: bool = False,

@@ -66,6 +66,7 @@ class StickPull(SawyerSkill):
 
     name = "stick-pull"
     scene = "sawyer_stick_obj.xml"
+    landmark = "object"
     ranges = ((-0.1, 0.55, 0.0, 0.35, 0.45, 0.0199), (0.0, 0.65, 0.001, 0.45, 0.55, 0.0201))
     hand_range = ((-0.5, 0.35, 0.05), (0.5, 1.0, 0.5))
     goal_range = ((0.35, 0.45, 0.0199), (0.45, 0.55, 0.0201))
@@ -131,7 +132,7 @@ class StickPull(SawyerSkill):
 
     def _thermos(self, like: Tensor) -> Tensor:
         """Where the thermos' body is before it moves, (1, 3)."""
-        return constant(tuple(self.settled.data.body("object").xpos), like)[None]
+        return constant(tuple(self.settled.data.body(self.landmark).xpos), like)[None]
 
 
 class PegUnplugSide(SawyerSkill):

@@ -126,6 +126,7 @@ class SawyerSkill(Skill):
         ranges: Corners of the uniform draw at a reset, one number each.
         apart: Least distance in the plane between object and goal.
         fixture: Body that stands where the reset puts it, or "".
+        landmark: Body that stands still and whose place rewards read, or "".
         hand_start: Where the hand settles.
         hand_range: Corners that hold the mocap body.
         goal_range: Corners to which the observed goal is clipped.
@@ -135,6 +136,7 @@ class SawyerSkill(Skill):
     ranges: ClassVar[Box3]
     apart: ClassVar[float] = 0.0
     fixture: ClassVar[str] = ""
+    landmark: ClassVar[str] = ""
     hand_start: ClassVar[tuple[float, ...]] = (0.0, 0.6, 0.2)
     hand_range: ClassVar[Box3] = ((-0.5, 0.4, 0.05), (0.5, 1.0, 0.5))
     goal_range: ClassVar[Box3] = hand_range

@@ -14,6 +14,8 @@ import torch
 
 import clrl
 from clrl.cli import main
+from clrl.config import resolve
+from clrl.envs import make_curriculum
 from clrl.envs.arm_skills import Reach
 from clrl.envs.episodes import Episodes
 from clrl.run import Run
@@ -46,7 +48,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["arm3", "--agent", "dqn"], "unknown agent 'dqn'; choose from ppo, sac"),
         (["arm3", "--protect", "ewk"], "unknown protection 'ewk'; choose from ewc"),
         (["arm3", "--protect", "ewc", "ewc"], "named twice"),
-        (["arm3", "--protect", "none", "ewc"], "--protect none stands alone"),
+        (["arm3", "--protect", "none", "ewc"], "protect 'none' stands alone"),
         (["arm3", "--device", "tpu"], "unknown device 'tpu'; choose from auto, cpu, cuda"),
         (["arm3", "--device", "cuda"], "device 'cuda'"),
         (["arm3", "--seed", "-1"], "seed must be a whole number >= 0, got -1"),
@@ -58,7 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["arm3", "--checkpoint-seconds", "-1"], "checkpoint_seconds must be a number >= 0"),
         (["arm3", "--checkpoint-seconds", "nan"], "checkpoint_seconds must be a number >= 0"),
         (["FrozenLake-v1"], "a curriculum needs a one-dimensional Box"),
-        (["arm3", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["arm3", "--frobnicate"], "arguments: --frobnicate (see `clrl train --help`)"),
     ],
 )
 def test_bad_requests_are_refused_and_leave_nothing(
@@ -100,8 +102,6 @@ def test_bad_curriculum_files_are_refused(
 
 
 def test_a_curriculum_file_is_read(tmp_path: Path) -> None:
-    from clrl.envs import make_curriculum
-
     file = tmp_path / "mine.toml"
     file.write_text("skills = [{id = 'arm-reach', steps = 10}, {id = 'Reacher-v5'}]")
     curriculum = make_curriculum(str(file))
@@ -265,6 +265,20 @@ def test_evaluate_prints_json(run: Run, capsys: pytest.CaptureFixture[str]) -> N
     main(["evaluate", str(run.path), "--episodes", "2", "--threads", "1", "--json"])
     content = json.loads(capsys.readouterr().out)
     assert content["protocol"]["episodes"] == 2
+
+
+def test_a_run_stands_where_its_path_does(run: Run) -> None:
+    assert clrl.load(run).skills == run.curriculum.names
+    with pytest.raises(ValueError, match="a run is given by its path, not as a dict"):
+        clrl.evaluate({})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the file that `save` wrote, not as a dict"):
+        clrl.from_sb3({}, "arm-reach")  # type: ignore[arg-type]
+
+
+def test_none_is_a_protection_by_name_alone() -> None:
+    spec = make_curriculum("arm-reach").to_json()
+    made = resolve(spec, "ppo", ["none"], seed=0, device="cpu", options={})
+    assert made.protect == {}
 
 
 def test_resuming_a_finished_run_shows_its_result(

@@ -27,10 +27,17 @@ def test_observation_reward_and_success_are_meta_worlds(
     found = compare(name, version, episodes)
     assert found["states"] == 200 * episodes
     assert found["solved"] >= episodes // 4  # the states reach success, so that it is compared
-    assert found["first"] < 1e-6
+    if name == "handle-press-side":  # where the handle is near, Meta-World's arm rests against it
+        assert found["elsewhere"] <= episodes / 2
+        assert found["first"] < 1e-4
+        assert found["reward_elsewhere"] < 2e-3
+    else:
+        assert found["elsewhere"] == 0
     assert found["observation"] < 1e-6
     assert found["reward"] < 1e-6
     assert found["success"] == 0
+    assert found["motion"] < 1e-13  # of MuJoCo with the bodies of Meta-World's own model
+    assert found["parted"] <= found["shaken"] + 0.02  # where a contact hangs on the last bit
 
 
 # Where an expert needs more than 200 steps or misses, it does so in Meta-World itself too:
