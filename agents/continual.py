@@ -5,6 +5,7 @@ instead, in a hook just before the optimizer steps, which leaves `train()` as SB
 """
 
 import copy
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ else:
     _Base = object
 
 Array = NDArray[Any]
+_LOG = logging.getLogger(__name__)
 
 _STATES = 2048  # most that figures of plasticity are measured in
 
@@ -147,6 +149,14 @@ class Continual(_Base):
         self._protect("after_skill")
         self.policy.remember(self.visited)
         check_memories(self)
+        for protection in self.protections:
+            if names := protection.unsaved():
+                _LOG.warning(
+                    "clrl: %s keeps %s, which no state_dict of its saves: a resumed or adapted run "
+                    "goes on without",
+                    type(protection).__name__,
+                    ", ".join(names),
+                )
 
     @property
     def skill(self) -> int:

@@ -170,6 +170,26 @@ class Protection:
         self.generator.set_state(state["generator"])
         self._calls = dict(state["calls"])
 
+    def saving_trouble(self) -> str:
+        """What is wrong with its `state_dict` and `load_state_dict`, "" if nothing shows."""
+        own = [
+            name
+            for name in ("state_dict", "load_state_dict")
+            if getattr(type(self), name) is not getattr(Protection, name)
+        ]
+        if len(own) == 1:
+            return f"it has a {own[0]} of its own, and needs both, to go on when a run is resumed"
+        lost = Protection.state_dict(self).keys() - self.state_dict().keys()
+        if lost:
+            return f"its state_dict lacks {min(lost)!r}, which super().state_dict() gives"
+        return ""
+
+    def unsaved(self) -> list[str]:
+        """Attributes that hold tensors while nothing of its own saves them."""
+        if type(self).state_dict is not Protection.state_dict:
+            return []
+        return [name for name, value in vars(self).items() if _nbytes(value)]
+
     @property
     def bytes(self) -> int:
         """Memory of what it keeps about earlier skills: the tensors of `state_dict`."""

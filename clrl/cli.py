@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NoReturn
 
 from clrl import __version__, commands
@@ -46,10 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _told(error: Exception) -> str:
     """An error as one line; what was not raised for users says how to find where it was."""
     meant = isinstance(error, ValueError | OSError | RuntimeError)
+    where = "" if isinstance(error, OSError) else _in_own_code(error)
     if meant and type(error) is not RuntimeError and str(error):
-        return str(error)
+        return f"{error} (in {where})" if where else str(error)
     said = str(error) if meant and str(error) else f"{type(error).__name__}: {error}"
-    return f"{said} (CLRL_DEBUG=1 shows where)"
+    return f"{said} ({f'in {where}; ' if where else ''}CLRL_DEBUG=1 shows where)"
+
+
+def _in_own_code(error: Exception) -> str:
+    """File and line where a user's own code was when it failed, "" if none of it was."""
+    found = ""
+    for frame, number in walk_tb(error.__traceback__):
+        top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        file = frame.f_code.co_filename
+        library = top in ("clrl", "__main__") or top in sys.stdlib_module_names
+        if not (library or "site-packages" in file or file.startswith("<")):
+            found = f"{Path(file).name}, line {number}"
+    return found
 
 
 def _missing(error: ModuleNotFoundError) -> str:

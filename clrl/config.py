@@ -60,6 +60,7 @@ _JOINT: dict[str, dict[str, Any]] = {
 DEFAULT_PROTECT = ("ewc",)  # the best mean that was measured, see docs/methods.md
 
 _LEAST = {"seed": 0, "worlds": 1, "threads": 0, "episodes": 1, "keep_checkpoints": 1}
+_MEANT = {"steps": "steps_per_skill", "total_timesteps": "steps_per_skill", "n_envs": "worlds"}
 _OWN = ("worlds", "threads", "episodes", "keep_checkpoints", "checkpoint_seconds", "importance")
 _IMPORTANCE = ("equal", "measured")
 
@@ -213,6 +214,8 @@ def resolve(
     preset = preset_of(agent, budgets(curriculum) if joint else None)
     own = {k: v for k, v in options.items() if k in _OWN}
     rest = {k: v for k, v in options.items() if k not in own}
+    for name in rest.keys() & _MEANT.keys():
+        raise ValueError(f"unknown option {name!r}; did you mean {_MEANT[name]!r}?")
     own_policy = rest.pop("policy_kwargs", {})
     if not isinstance(own_policy, Mapping):
         raise ValueError(f"policy_kwargs must be a table of options, got {shown(own_policy)}")

@@ -38,7 +38,9 @@ def prepare(
     """
     whole = isinstance(steps_per_skill, int) and not isinstance(steps_per_skill, bool)
     if steps_per_skill is not None and not (whole and 1 <= steps_per_skill <= 10**12):
-        raise ValueError(f"steps per skill must be in [1, 10^12], got {shown(steps_per_skill)}")
+        raise ValueError(
+            f"steps per skill must be a whole number in [1, 10^12], got {shown(steps_per_skill)}"
+        )
     made = make_curriculum(curriculum).under(horizon, success_rule)
     if memory is not None and memory < 0:
         raise ValueError(f"memory must be >= 0, got {memory}")
@@ -84,6 +86,9 @@ def check(run: Run, agent: Any) -> None:
                 least,
                 agent.learning_starts,
             )
+    for protection in agent.protections:
+        if trouble := protection.saving_trouble():
+            raise ValueError(f"protection {type(protection).__name__}: {trouble}")
     if run.config.importance != "equal" and not any(p.weighs for p in agent.protections):
         chosen = ", ".join(run.config.protect) or "no protection"
         raise ValueError(

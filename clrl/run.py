@@ -44,6 +44,9 @@ class Run:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
     @staticmethod
     def create(
         path: Path,
@@ -248,9 +251,13 @@ class Run:
         """The result in `retention.json`.
 
         Raises:
-            ValueError: it is damaged, or of another run; one line that names both.
+            ValueError: it is not there yet, damaged, or of another run; one line that names both.
         """
         file = self.path / "retention.json"
+        if not file.exists():
+            raise ValueError(
+                f"{self.path} is not finished; `clrl resume {self.path}` goes on with it"
+            )
         result = Retention.load(file)
         pairs = {
             "curriculum": (result.curriculum, self.curriculum.name),

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from clrl.envs.arm import ArmSkill
     from clrl.envs.catalog import CURRICULA, SKILLS, make_skill
     from clrl.envs.curriculum import Curriculum, make_curriculum
+    from clrl.envs.gym_env import SkillEnv
     from clrl.envs.gym_skill import GymSkill
     from clrl.envs.skill import Skill
     from clrl.envs.world import World, make_world
@@ -24,6 +25,7 @@ _EXPORTS = {
     "make_curriculum": "curriculum",
     "GymSkill": "gym_skill",
     "Skill": "skill",
+    "SkillEnv": "gym_env",
     "World": "world",
     "make_world": "world",
 }
@@ -35,6 +37,7 @@ __all__ = [
     "Curriculum",
     "GymSkill",
     "Skill",
+    "SkillEnv",
     "World",
     "make_curriculum",
     "make_skill",

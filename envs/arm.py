@@ -146,7 +146,7 @@ class ArmSkill(Skill):
             raise ValueError(
                 f"skill {self.name!r}: goal must be a tensor of shape {expected}, got {found}"
             )
-        fixtures[mask, world.mocap("goal")] = goal
+        fixtures[mask, world.mocap("goal")] = goal.to(fixtures.dtype)
 
     @abstractmethod
     def goal(self, world: World, mask: Tensor, random: Tensor) -> Tensor:

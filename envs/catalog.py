@@ -53,6 +53,8 @@ def make_skill(key: str, /, **options: Any) -> "Task":
     Raises:
         ValueError: nothing has that name, or it does not take those options.
     """
+    if isinstance(key, type):
+        raise ValueError(f"a skill is named by its id, here {skill_id(key)!r}, not by its class")
     registered = key.removeprefix("clrl/").removesuffix("-v0")  # as Gymnasium has ours
     key = registered if registered in SKILLS else key
     path = SKILLS.get(key, key)
@@ -71,6 +73,18 @@ def make_skill(key: str, /, **options: Any) -> "Task":
     if ":" in key:
         _check_spec(key, kind, skill, options)
     return skill
+
+
+def check_rebuilt(skill: "Task") -> None:
+    """Refuse a skill of a user's that keeps an option of its class but would be rebuilt without it.
+
+    An option counts as kept where the skill has it under its own name, as a plain value.
+    """
+    kind = type(skill)
+    if ":" in (key := str(skill.spec.get("id"))):
+        kept = {n: getattr(skill, n, None) for n in signature(kind).parameters}
+        plain = {n: v for n, v in kept.items() if isinstance(v, bool | int | float | str | tuple)}
+        _check_spec(key, kind, skill, plain)
 
 
 def _check_spec(key: str, kind: type, skill: "Task", options: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from clrl.envs.catalog import CURRICULA, SKILLS, make_skill
+from clrl.envs.catalog import CURRICULA, SKILLS, check_rebuilt, make_skill
 from clrl.envs.padding import PaddedVecEnv
 from clrl.envs.skill import box
 from clrl.envs.untrusted import line, parse_json, read_bytes, shown
@@ -279,6 +279,8 @@ def _build(skills: Sequence[Task | str]) -> tuple[Task, ...]:
     turns: Counter[str] = Counter()
     for entry in skills:
         skill = make_skill(entry) if isinstance(entry, str) else entry
+        if isinstance(skill, type):
+            raise ValueError(f"a curriculum takes skills: give {skill.__name__}(), not the class")
         if not hasattr(skill, "name"):
             raise ValueError(f"{shown(entry)} is no skill, nor the id of one")
         turns[skill.name] += 1
@@ -315,3 +317,4 @@ def _check(skill: Task) -> None:
             )
     if not skill.action_space.is_bounded():
         raise ValueError(f"skill {skill.name!r} has an unbounded action space; bound it")
+    check_rebuilt(skill)

@@ -26,19 +26,20 @@ class SkillEnv(gym.Env[Array, Array]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 40}  # noqa: RUF012
 
-    def __init__(self, skill: str | Skill, render_mode: str | None = None) -> None:
+    def __init__(self, skill: str | Skill, render_mode: str | None = None, **options: Any) -> None:
         """Create the world.
 
         Args:
-            skill: A skill or its id in the catalogue, such as "arm-push".
+            skill: A skill, or its id: of the catalogue, such as "arm-push", or "module:Class".
             render_mode: "rgb_array" or None.
+            options: Of the skill's class, where its id is given, as `payload` or `horizon`.
 
         Raises:
-            ValueError: unknown skill or render mode.
+            ValueError: unknown skill, option or render mode.
         """
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
-        self.skill = _world_skill(skill)
+        self.skill = _world_skill(skill, options)
         self.observation_space = self.skill.observation_space
         self.action_space = self.skill.action_space
         self.render_mode = render_mode
@@ -57,8 +58,12 @@ class SkillEnv(gym.Env[Array, Array]):
         return self.episodes.reset()[0].numpy(), {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Take one control step."""
-        step = self.episodes.step(torch.as_tensor(np.asarray(action))[None])
+        """Take one control step.
+
+        Raises:
+            ValueError: the action is of another shape, or not finite.
+        """
+        step = self.episodes.step(_acted(action, self.action_space)[None])
         info: dict[str, Any] = {name: float(term[0]) for name, term in step.terms.items()}
         info["success"] = bool(step.success[0])
         info["is_success"] = bool(self.episodes.succeeded[0])
@@ -85,10 +90,10 @@ class SkillVectorEnv(VectorEnv[Array, Array, Array]):
     `infos["final_obs"]` and `infos["final_info"]`.
     """
 
-    def __init__(self, skill: str | Skill, num_envs: int = 1) -> None:
-        """Create `num_envs` worlds of a skill or of its id in the catalogue."""
+    def __init__(self, skill: str | Skill, num_envs: int = 1, **options: Any) -> None:
+        """Create `num_envs` worlds of a skill, or of its id and options as `SkillEnv` has them."""
         super().__init__()
-        self.skill = _world_skill(skill)
+        self.skill = _world_skill(skill, options)
         self.num_envs = num_envs
         self.single_observation_space = self.skill.observation_space
         self.single_action_space = self.skill.action_space
@@ -113,8 +118,8 @@ class SkillVectorEnv(VectorEnv[Array, Array, Array]):
         return self.episodes.reset().numpy(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Take one control step in every world."""
-        step = self.episodes.step(torch.as_tensor(actions))
+        """Take one control step in every world; errors are those of `SkillEnv.step`."""
+        step = self.episodes.step(_acted(actions, self.action_space))
         infos = self._infos(step)
         observation = step.observation
         if step.done.any():
@@ -131,8 +136,20 @@ class SkillVectorEnv(VectorEnv[Array, Array, Array]):
         return infos
 
 
-def _world_skill(skill: str | Skill) -> Skill:
-    built = make_skill(skill) if isinstance(skill, str) else skill
+def _acted(action: Array, space: gym.Space[Array]) -> torch.Tensor:
+    """An action as a tensor; SB3 and others would learn from what follows one that is none."""
+    values = np.asarray(action)
+    if values.shape != space.shape:
+        raise ValueError(f"an action has shape {space.shape}, got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("an action is finite numbers, got NaN or infinity")
+    return torch.as_tensor(values)
+
+
+def _world_skill(skill: str | Skill, options: dict[str, Any]) -> Skill:
+    if options and not isinstance(skill, str):
+        raise ValueError(f"a skill that is built takes no options, got {', '.join(options)}")
+    built = make_skill(skill, **options) if isinstance(skill, str) else skill
     if not isinstance(built, Skill):
         raise ValueError(f"{skill!r} is a Gymnasium environment already")
     return built

@@ -367,3 +367,31 @@ def test_a_protection_of_ones_own_counts_what_it_remembers() -> None:
 
     assert Own().bytes == 28
     assert Protection().bytes == 0
+
+
+class _Anchored(Protection):
+    """Remembers a tensor, and saves nothing."""
+
+    def after_skill(self, learner: Any) -> None:
+        self.anchor = torch.zeros(3)
+
+
+class _Saves(_Anchored):
+    def state_dict(self) -> dict[str, Any]:
+        return {"anchor": self.anchor}
+
+
+class _SavesAndLoads(_Saves):
+    anchor = torch.zeros(3)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.anchor = state["anchor"]
+
+
+def test_what_a_protection_forgets_to_save_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert EWC().saving_trouble() == ""
+    assert "needs both" in _Saves().saving_trouble()
+    assert "lacks 'calls', which super().state_dict() gives" in _SavesAndLoads().saving_trouble()
+    agent = make_agent("ppo", protect=[_Anchored()])
+    agent.end_skill()
+    assert "_Anchored keeps anchor, which no state_dict of its saves" in caplog.text

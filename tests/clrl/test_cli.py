@@ -8,6 +8,7 @@ import subprocess
 import sys
 from ctypes.util import find_library
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ import torch
 import clrl
 from clrl.cli import main
 from clrl.config import resolve
-from clrl.envs import make_curriculum
+from clrl.envs import Curriculum, make_curriculum, make_skill
 from clrl.envs.arm_skills import Reach
 from clrl.envs.episodes import Episodes
 from clrl.run import Run
@@ -53,8 +54,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["arm3", "--device", "cuda"], "device 'cuda'"),
         (["arm3", "--seed", "-1"], "seed must be a whole number >= 0, got -1"),
         (["arm3", "--seed", "x"], "invalid int value: 'x'"),
-        (["arm3", "--steps-per-skill", "0"], "steps per skill must be in"),
-        (["arm3", "--steps-per-skill", "9" * 30], "steps per skill must be in"),
+        (["arm3", "--steps-per-skill", "0"], "steps per skill must be a whole number in"),
+        (["arm3", "--steps-per-skill", "9" * 30], "steps per skill must be a whole number in"),
         (["arm3", "--threads", "-2"], "threads must be a whole number >= 0"),
         (["arm3", "--keep-checkpoints", "0"], "keep_checkpoints must be a whole number >= 1"),
         (["arm3", "--checkpoint-seconds", "-1"], "checkpoint_seconds must be a number >= 0"),
@@ -234,7 +235,7 @@ def test_an_error_inside_a_skill_says_how_to_find_it(
 
     monkeypatch.setattr("clrl.envs.arm_skills.Reach.reward", fail)
     line = refused(capsys, "train", "arm-reach", "--out", str(tmp_path / "run"))
-    assert "shape mismatch (CLRL_DEBUG=1 shows where)" in line
+    assert re.search(r"shape mismatch \(in test_cli.py, line \d+; CLRL_DEBUG=1 shows where\)", line)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,40 @@ def test_a_run_stands_where_its_path_does(run: Run) -> None:
         clrl.evaluate({})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the file that `save` wrote, not as a dict"):
         clrl.from_sb3({}, "arm-reach")  # type: ignore[arg-type]
+
+
+class Silent(Reach):
+    """A skill with an option that its spec does not tell."""
+
+    def __init__(self, height: float = 0.2, **options: Any) -> None:
+        super().__init__(**options)
+        self.height = height
+
+
+def test_a_skill_that_would_be_rebuilt_without_its_option_is_refused() -> None:
+    assert Curriculum("mine", [Silent()]).names == ["reach"]
+    with pytest.raises(ValueError, match="would be rebuilt without it"):
+        Curriculum("mine", [Silent(height=0.4)])
+
+
+def test_a_class_is_no_skill() -> None:
+    with pytest.raises(ValueError, match=re.escape("give Reach(), not the class")):
+        Curriculum("mine", [Reach])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="named by its id, here 'arm-reach'"):
+        make_skill(Reach)  # type: ignore[arg-type]
+
+
+def test_an_error_in_code_of_a_user_names_file_and_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        "from clrl.envs.arm_skills import Reach\n\n\n"
+        "class Broken(Reach):\n    def reward(self, world):\n        return {}['oops']\n"
+    )
+    (tmp_path / "broken_skill.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = refused(capsys, "train", "broken_skill:Broken", "--out", str(tmp_path / "run"))
+    assert "KeyError: 'oops' (in broken_skill.py, line 6; CLRL_DEBUG=1 shows where)" in line
 
 
 def test_none_is_a_protection_by_name_alone() -> None:

@@ -81,7 +81,10 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, dict[s
         (HEAD + "methods.x.protect = []\n[[more]]\nout = 'y'", "more has unknown keys: out"),
         (HEAD + "methods.x.protect = []\n[[more]]\nmethods = ['y']", "names no method 'y'"),
         (HEAD + "methods.x.protect = []\n[[more]]\nseeds = [1]", "two runs would be called"),
-        (HEAD.replace("256", "0") + "methods.x.protect = []", "steps per skill must be in"),
+        (
+            HEAD.replace("256", "0") + "methods.x.protect = []",
+            "steps per skill must be a whole number in",
+        ),
     ],
 )
 def test_bad_files_are_refused_and_leave_nothing(
