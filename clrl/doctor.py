@@ -85,10 +85,12 @@ def _gpu() -> Finding:
 
 
 def _renderer() -> Finding:
+    given = os.environ.get("MUJOCO_GL")
     choose_backend()
     backend = os.environ.get("MUJOCO_GL", "glfw")
+    own = "" if backend in (given, "glfw") else f", in scripts of yours with MUJOCO_GL={backend}"
     # In a process of its own: some drivers abort instead of raising.
     drawn = subprocess.run([sys.executable, "-c", _DRAW], capture_output=True, check=False)
     if drawn.returncode == 0:
-        return _finding("renderer", True, backend, "", optional=True)
+        return _finding("renderer", True, backend + own, "", optional=True)
     return _finding("renderer", False, f"{backend} does not draw", ADVICE, optional=True)
