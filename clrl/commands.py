@@ -16,8 +16,15 @@ _PASSED = ("threads", "keep_checkpoints", "checkpoint_seconds", "importance")
 
 def train(options: argparse.Namespace) -> None:
     """Learn a curriculum and show what is retained."""
+    from clrl.envs.catalog import CURRICULA, SKILLS
     from clrl.trainer import train
 
+    for name in options.protect or []:
+        if name in CURRICULA or name in SKILLS:
+            raise ValueError(
+                f"--protect takes all names after it, {name} too; say `clrl train {name} "
+                "--protect ...`"
+            )
     run = train(
         options.curriculum,
         options.agent,

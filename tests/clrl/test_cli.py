@@ -49,6 +49,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["arm3", "--agent", "dqn"], "unknown agent 'dqn'; choose from ppo, sac"),
         (["arm3", "--protect", "ewk"], "unknown protection 'ewk'; choose from ewc"),
         (["arm3", "--protect", "ewc", "ewc"], "named twice"),
+        (["--protect", "ewc", "arm3"], "say `clrl train arm3 --protect ...`"),
         (["arm3", "--protect", "none", "ewc"], "protect 'none' stands alone"),
         (["arm3", "--device", "tpu"], "unknown device 'tpu'; choose from auto, cpu, cuda"),
         (["arm3", "--device", "cuda"], "device 'cuda'"),
