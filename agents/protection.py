@@ -1,6 +1,7 @@
 """What a protection is, and what it may ask of the agent it protects."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
@@ -170,8 +171,13 @@ class Protection:
         self.generator.set_state(state["generator"])
         self._calls = dict(state["calls"])
 
-    def saving_trouble(self) -> str:
-        """What is wrong with its `state_dict` and `load_state_dict`, "" if nothing shows."""
+    def trouble(self) -> str:
+        """What is wrong with its hooks, `state_dict` and `load_state_dict`, "" if nothing shows."""
+        for hook in (name for name in self.hooks() if name in _HOOKS):
+            try:
+                signature(getattr(self, hook)).bind(None)
+            except TypeError as error:
+                return f"its {hook} is called with the learner: {error}"
         own = [
             name
             for name in ("state_dict", "load_state_dict")

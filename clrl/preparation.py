@@ -87,7 +87,7 @@ def check(run: Run, agent: Any) -> None:
                 agent.learning_starts,
             )
     for protection in agent.protections:
-        if trouble := protection.saving_trouble():
+        if trouble := protection.trouble():
             raise ValueError(f"protection {type(protection).__name__}: {trouble}")
     if run.config.importance != "equal" and not any(p.weighs for p in agent.protections):
         chosen = ", ".join(run.config.protect) or "no protection"

@@ -388,10 +388,19 @@ class _SavesAndLoads(_Saves):
         self.anchor = state["anchor"]
 
 
+class _NoLearner(Protection):
+    def update(self) -> None:  # type: ignore[override]
+        pass
+
+
+def test_a_hook_takes_the_learner() -> None:
+    assert "its update is called with the learner" in _NoLearner().trouble()
+
+
 def test_what_a_protection_forgets_to_save_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    assert EWC().saving_trouble() == ""
-    assert "needs both" in _Saves().saving_trouble()
-    assert "lacks 'calls', which super().state_dict() gives" in _SavesAndLoads().saving_trouble()
+    assert EWC().trouble() == ""
+    assert "needs both" in _Saves().trouble()
+    assert "lacks 'calls', which super().state_dict() gives" in _SavesAndLoads().trouble()
     agent = make_agent("ppo", protect=[_Anchored()])
     agent.end_skill()
     assert "_Anchored keeps anchor, which no state_dict of its saves" in caplog.text
