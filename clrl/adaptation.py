@@ -1,9 +1,9 @@
 """`clrl adapt`: one more skill, or a variant, for a trained agent, and what the others kept."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from clrl.trainer import resume
 
 
 def adapt(
-    path: str | os.PathLike[str],
+    path: str | PathLike[str],
     skill: str,
     *,
     variant: Mapping[str, Any] | None = None,

@@ -105,13 +105,11 @@ def read(path: Path) -> Finished:
         ValueError: there is no run, or it is not finished.
     """
     run = Run.open(path)
-    if not (path / "retention.json").is_file():
-        raise ValueError(f"{path} is not finished; `clrl resume {path}` goes on with it")
+    result = run.retention()
     newest = checkpoint.newest_valid(run.checkpoints)
     position = checkpoint.read(newest)[0]["position"] if newest else {"curves": {}, "ends": []}
     curves = {name: [(int(x), float(y)) for x, y in c] for name, c in position["curves"].items()}
     ends = tuple(position["ends"])
-    result = run.retention()
     if any(
         curves.get(n) and curves[n][0][0] <= e
         for n, e in zip(result.skills[1:], ends, strict=False)

@@ -2,9 +2,9 @@
 
 import errno
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Run:
         return Run(path, config, curriculum)
 
     @staticmethod
-    def open(path: str | os.PathLike[str], curriculum: Curriculum | None = None) -> "Run":
+    def open(path: str | PathLike[str], curriculum: Curriculum | None = None) -> "Run":
         """Read a run from disk.
 
         Args:
@@ -90,7 +90,7 @@ class Run:
         Raises:
             ValueError: there is no run, or `run.json` is broken.
         """
-        if not isinstance(path, str | os.PathLike):
+        if not isinstance(path, str | PathLike):
             raise ValueError(f"a run is given by its path, not as a {type(path).__name__}")
         path = Path(path)
         if path.suffix == ".zip" and path.is_file():

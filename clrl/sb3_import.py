@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ _TRAINED = ("si", "packnet", "progressive", "compress")
 
 
 def from_sb3(
-    path: str | Path,
+    path: str | PathLike[str],
     skill: str,
     *,
     variant: Mapping[str, Any] | None = None,
@@ -68,7 +69,7 @@ def from_sb3(
             agent, or skill or protections do not fit it; nothing is written then.
         FileExistsError: `out` exists.
     """
-    if not isinstance(path, str | Path):
+    if not isinstance(path, str | PathLike):
         kind = type(path).__name__
         raise ValueError(f"an agent is imported from the file that `save` wrote, not as a {kind}")
     path = Path(path)

@@ -1,5 +1,6 @@
 """Episodes of one skill in n worlds: the loop every environment of ours is a face of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -196,3 +197,9 @@ class Episodes:
         if self.recall:
             self.recall.rows.copy_(state["recalled"])
             self.recall.now.copy_(state["now"])
+
+
+def check_shape(found: Sequence[int], asked: Sequence[int]) -> None:
+    """Raise ValueError where actions have another shape; some would be broadcast."""
+    if tuple(found) != tuple(asked):
+        raise ValueError(f"actions must have shape {tuple(asked)}, got {tuple(found)}")

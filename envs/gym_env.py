@@ -10,7 +10,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from clrl.envs.catalog import make_skill
-from clrl.envs.episodes import Episodes, Step
+from clrl.envs.episodes import Episodes, Step, check_shape
 from clrl.envs.rendering import Camera
 from clrl.envs.skill import Skill
 
@@ -139,10 +139,9 @@ class SkillVectorEnv(VectorEnv[Array, Array, Array]):
 def _acted(action: Array, space: gym.Space[Array]) -> torch.Tensor:
     """An action as a tensor; SB3 and others would learn from what follows one that is none."""
     values = np.asarray(action)
-    if values.shape != space.shape:
-        raise ValueError(f"an action has shape {space.shape}, got {values.shape}")
+    check_shape(values.shape, space.shape or ())
     if not np.isfinite(values).all():
-        raise ValueError("an action is finite numbers, got NaN or infinity")
+        raise ValueError("actions must be finite, got NaN or infinity")
     return torch.as_tensor(values)
 
 

@@ -18,6 +18,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from clrl.envs.curriculum import Curriculum
+from clrl.envs.episodes import check_shape
 from clrl.envs.vec_env import WorldVecEnv
 from clrl.eval import lockstep
 
@@ -305,7 +306,7 @@ def _round(env: VecEnv, act: Callable[[Array], Array]) -> tuple[Array, Array]:
     observation: Any = env.reset()
     while not done.all():
         action = act(np.asarray(observation))
-        lockstep.check_shape(np.shape(action), (env.num_envs, *(env.action_space.shape or ())))
+        check_shape(np.shape(action), (env.num_envs, *(env.action_space.shape or ())))
         for what, values in (("observation", observation), ("action", action)):
             if not np.isfinite(values).all():
                 raise FloatingPointError(f"an {what} is not finite")

@@ -1,6 +1,6 @@
 """Episodes of worlds in lockstep: observation, policy, physics and reward on the worlds' device."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from clrl.envs.episodes import Episodes
+from clrl.envs.episodes import Episodes, check_shape
 from clrl.envs.vec_env import WorldVecEnv
 
 Array = NDArray[Any]
@@ -70,12 +70,6 @@ def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> tuple[Array, 
         if not sound:
             raise FloatingPointError(f"an {what} is not finite")
     return episodes.succeeded.cpu().numpy().copy(), episodes.returns.cpu().numpy().copy()
-
-
-def check_shape(found: Sequence[int], asked: Sequence[int]) -> None:
-    """Raise ValueError where actions have another shape; some would be broadcast."""
-    if tuple(found) != tuple(asked):
-        raise ValueError(f"actions must have shape {tuple(asked)}, got {tuple(found)}")
 
 
 @contextmanager

@@ -227,13 +227,13 @@ def test_gymnasium_takes_a_skills_options_and_refuses_what_is_no_action() -> Non
     env = gym.make("clrl/arm-push-v0", payload=3.0, horizon=50).unwrapped
     assert env.skill.spec == {"id": "arm-push", "payload": 3.0, "horizon": 50}  # type: ignore[attr-defined]
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="finite numbers, got NaN"):
+    with pytest.raises(ValueError, match="must be finite, got NaN"):
         env.step(np.full(4, np.nan, np.float32))
-    with pytest.raises(ValueError, match=r"an action has shape \(4,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"actions must have shape \(4,\), got \(3,\)"):
         env.step(np.zeros(3, np.float32))
     with pytest.raises(ValueError, match="has no option 'paylod'"):
         gym.make("clrl/arm-push-v0", paylod=3.0)
     vector: Any = gym.make_vec("clrl/arm-push-v0", 2, vectorization_mode="vector_entry_point")
     vector.reset(seed=0)
-    with pytest.raises(ValueError, match="finite numbers, got NaN"):
+    with pytest.raises(ValueError, match="must be finite, got NaN"):
         vector.step(np.full((2, 4), np.nan, np.float32))

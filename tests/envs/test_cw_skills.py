@@ -25,12 +25,12 @@ def test_observation_reward_and_success_are_meta_worlds(
     name: str, version: str, episodes: int
 ) -> None:
     found = compare(name, version, episodes)
-    assert found["states"] == 200 * episodes
     assert found["solved"] >= episodes // 4  # the states reach success, so that it is compared
+    assert found["states"] == 200 * (episodes - found["elsewhere"])
     if name == "handle-press-side":  # where the handle is near, Meta-World's arm rests against it
-        assert found["elsewhere"] <= episodes / 2
+        assert found["elsewhere"] <= episodes // 6
         assert found["first"] < 1e-4
-        assert found["reward_elsewhere"] < 2e-3
+        assert found["reward_elsewhere"] < 1e-3
     else:
         assert found["elsewhere"] == 0
     assert found["observation"] < 1e-6
