@@ -80,7 +80,8 @@ def from_sb3(
         data = read_bytes(path, LARGEST, follow=True)
         foreign = Foreign.read(data)
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {path}, nor {path}.zip") from None
+        also = "" if path.suffix == ".zip" else f", nor {path}.zip"
+        raise FileNotFoundError(f"there is no file {path}{also}") from None
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
     seen = Statistics.read(Path(vec_normalize)) if vec_normalize is not None else None
