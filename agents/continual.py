@@ -26,6 +26,7 @@ from clrl.agents.guard import (
     check_memories,
     check_weights,
     message,
+    note_updates,
 )
 from clrl.agents.linear import speed_up
 from clrl.agents.pickled import require_trust
@@ -41,6 +42,7 @@ else:
 Array = NDArray[Any]
 _LOG = logging.getLogger(__name__)
 
+UPDATES = ("fast", "eager", "sb3")
 _STATES = 2048  # most that figures of plasticity are measured in
 
 # Counters and buffers that decide how training goes on.
@@ -62,14 +64,15 @@ class Continual(_Base):
     """Skills, heads and protections; mixed into SB3's algorithms.
 
     `updates="sb3"` computes every product as SB3 does, and is SB3 to the bit where nothing
-    continual is asked; "fast" is the same mathematics, summed in another order.
+    continual is asked; "fast" is the same mathematics, summed in another order, and on a GPU what
+    can be is captured as a CUDA graph; "eager" is "fast" without graphs.
 
     Attributes:
         skills: Names of the skills begun so far, in order.
         skill_importance: Of each of them, for the protections of later ones; 1 unless set.
         protections: What guards the earlier ones.
         protection_seconds: Time spent in protections.
-        updates: "fast", or "sb3" for SB3's own code.
+        updates: "fast", "eager", or "sb3" for SB3's own code.
         unread: What checks found on a device during `train()`, which reads it when it ends.
         off_policy: Whether it can learn from what another policy did.
     """
@@ -84,8 +87,8 @@ class Continual(_Base):
         updates: str = "fast",
         **kwargs: Any,
     ) -> None:
-        if updates not in ("fast", "sb3"):
-            raise ValueError(f"updates must be 'fast' or 'sb3', got {updates!r}")
+        if updates not in UPDATES:
+            raise ValueError(f"updates must be one of {', '.join(UPDATES)}, got {updates!r}")
         self.updates = updates
         self.protections = in_order(protect)
         self.skills: list[str] = []
@@ -100,7 +103,7 @@ class Continual(_Base):
 
     def _setup_model(self) -> None:
         super()._setup_model()  # type: ignore[safe-super]
-        if self.updates == "fast":
+        if self.updates != "sb3":
             speed_up(self.policy)
         self._generator = torch.Generator().manual_seed(self.seed or 0)
         self.policy.select(max(0, len(self.skills) - 1))
@@ -254,6 +257,10 @@ class Continual(_Base):
         """Optimizers by the name of their loss, with the protections' hook for each."""
         raise NotImplementedError
 
+    def _watched(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers whose gradients and weights on a device are looked at after `train()`."""
+        return {name: optimizer for name, (optimizer, _) in self._optimizers().items()}
+
     def _register_hooks(self) -> None:
         for name, (optimizer, hook) in self._optimizers().items():
             optimizer.register_step_pre_hook(self._before_step(name, hook))
@@ -273,6 +280,7 @@ class Continual(_Base):
         return after
 
     def _stop_if_broken(self) -> None:
+        note_updates(self, self._watched())
         if quantity := self.unread.read():
             raise NumericalError(message(self, quantity))
         check_losses(self)

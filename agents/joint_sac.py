@@ -1,12 +1,10 @@
 """SAC on all skills at once, the usual upper bound of what learning them in turn can keep."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
 from clrl.agents import sac_update
@@ -79,8 +77,8 @@ class JointSAC(ContinualSAC):
         """Indices of the skills being learned: all."""
         return list(range(len(self.skills)))
 
-    def batches(self, count: int, size: int) -> Iterator[ReplayBufferSamples]:
-        """Some batches of transitions, an equal share of `size` of each skill, in their order."""
+    def draws(self, count: int, size: int) -> Tensor:
+        """Indices of some batches, an equal share of `size` of each skill, in their order."""
         buffer: Any = self.replay_buffer
         shape = (count, max(1, size // len(self.skills)))
         columns = []
@@ -88,7 +86,7 @@ class JointSAC(ContinualSAC):
             worlds = rows.stop - rows.start
             drawn = torch.randint(buffer.size() * worlds, shape, device=buffer.device)
             columns.append(drawn // worlds * buffer.n_envs + rows.start + drawn % worlds)
-        return map(buffer.gather, torch.cat(columns, dim=1))
+        return torch.cat(columns, dim=1)
 
     def _experience(self) -> Any:
         """Of the newest skill, as for every agent."""

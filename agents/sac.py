@@ -1,7 +1,7 @@
 """SAC that keeps earlier skills."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
 from clrl.agents import sac_update
@@ -20,6 +19,8 @@ from clrl.agents.heads import MultiHeadSACPolicy
 from clrl.agents.pickled import require_trust
 from clrl.agents.rehearsal import Rehearsal
 from clrl.agents.remembering import stacked
+from clrl.agents.sac_capture import CapturedSteps, can_capture
+from clrl.agents.sac_update import GradientSteps
 from clrl.agents.saved import load_moments
 from clrl.agents.tensor_env import TensorEnv, tensor_env
 from clrl.agents.tensor_steps import collect as collect_tensors
@@ -63,6 +64,7 @@ class ContinualSAC(Continual, SAC):
                 f"ent_coef must be a number, 'auto' or such as 'auto_0.1', got {temperature!r}"
             )
         self.explore = explore
+        self._captured: CapturedSteps | None = None
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
@@ -83,6 +85,12 @@ class ContinualSAC(Continual, SAC):
             "actor": (self.actor.optimizer, "update"),
             "critic": (self.critic.optimizer, "update_critic"),
         }
+
+    def _watched(self) -> dict[str, torch.optim.Optimizer]:
+        watched = super()._watched()
+        if self.ent_coef_optimizer is not None:
+            watched["temperature"] = self.ent_coef_optimizer
+        return watched
 
     def _start_afresh(self) -> None:
         super()._start_afresh()
@@ -148,17 +156,25 @@ class ContinualSAC(Continual, SAC):
     def _tensor_env(self, env: Any) -> TensorEnv | None:
         """The environment to step in tensors, or None where SB3 steps it."""
         plain = type(self.replay_buffer) is TensorReplayBuffer and self.action_noise is None
-        return tensor_env(env) if plain and self.updates == "fast" else None
+        return tensor_env(env) if plain and self.updates != "sb3" else None
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Train as SB3 does, once the skill's warm-up is over."""
         if self.num_timesteps <= self._skill_start + self.learning_starts:
             return
-        if self.updates == "fast" and sac_update.supports(self):
-            sac_update.train(self, gradient_steps, batch_size)
+        if self.updates != "sb3" and sac_update.supports(self):
+            sac_update.train(self, self._steps(batch_size), gradient_steps, batch_size)
         else:
             super().train(gradient_steps, batch_size)
         self._stop_if_broken()
+
+    def _steps(self, batch_size: int) -> GradientSteps:
+        """What takes the gradient steps: on a GPU a graph, captured anew when it no longer fits."""
+        if self.updates == "eager" or not can_capture(self.device):
+            return GradientSteps(self)
+        if self._captured is None or not self._captured.fits(batch_size):
+            self._captured = CapturedSteps(self, batch_size)
+        return self._captured
 
     def pull(
         self,
@@ -196,10 +212,14 @@ class ContinualSAC(Continual, SAC):
             return float(self.ent_coef_tensor)
         return float(self.log_ent_coef.detach().exp().mean())
 
-    def batches(self, count: int, size: int) -> Iterator[ReplayBufferSamples]:
-        """Some batches of transitions to learn from, of as many rows of each of `learned`."""
+    def draws(self, count: int, size: int) -> Tensor:
+        """Indices of some batches of stored transitions, (count, size), skill after skill.
+
+        A batch has as many rows of each of `learned`; the replay buffer's `gather` takes them.
+        """
         buffer: Any = self.replay_buffer
-        return map(buffer.gather, buffer.draw(count, size))
+        drawn: Tensor = buffer.draw(count, size)
+        return drawn
 
     @property
     def learned(self) -> list[int]:
@@ -270,4 +290,4 @@ class ContinualSAC(Continual, SAC):
         buffer.pos, buffer.full = int(position), bool(full)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_fresh_from"]
+        return [*super()._excluded_save_params(), "_fresh_from", "_captured"]

@@ -6,16 +6,18 @@ objects for distributions; reading a number back at every step; one of two passe
 actor, since states and next states go through it together.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 
 from clrl.agents.branches import Branches
 from clrl.agents.buffer import TensorReplayBuffer
+from clrl.agents.fused import fused
 from clrl.agents.heads import MultiHeadSACPolicy
+from clrl.agents.lanes import side_by_side
 from clrl.agents.tape import Tape
 
 _EPSILON = 1e-6  # of SB3's squashed Gaussian
@@ -57,7 +59,7 @@ def supports(agent: Any) -> bool:
     )
 
 
-def train(agent: Any, gradient_steps: int, batch_size: int) -> None:
+def train(agent: Any, steps: "GradientSteps", gradient_steps: int, batch_size: int) -> None:
     """SB3's `SAC.train` for an agent that `supports` holds for."""
     agent.policy.set_training_mode(True)
     optimizers = [agent.actor.optimizer, agent.critic.optimizer]
@@ -67,18 +69,20 @@ def train(agent: Any, gradient_steps: int, batch_size: int) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["fused"] = True
-    steps = GradientSteps(agent)
-    for i, batch in enumerate(agent.batches(gradient_steps, batch_size)):
-        steps.step(batch, polyak=i % agent.target_update_interval == 0)
+    for i, rows in enumerate(agent.draws(gradient_steps, batch_size)):
+        steps.step(rows, polyak=i % agent.target_update_interval == 0)
     agent._n_updates += gradient_steps
     agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
-    means = torch.stack([torch.stack(values).mean() for values in steps.logged.values()])
-    for name, value in zip(steps.logged, means.tolist(), strict=True):
+    for name, value in steps.read(gradient_steps).items():
         agent.logger.record(f"train/{name}", value)
 
 
 class GradientSteps:
-    """The gradient steps between two rollouts, on as many rows of each skill being learned."""
+    """Gradient steps on as many rows of each skill being learned.
+
+    A step has phases, with an optimizer's step after each of the first two, where protections look
+    on: the temperature's step and the critics' gradients, the actor's, the targets'.
+    """
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
@@ -87,101 +91,201 @@ class GradientSteps:
         self._actor = Branches.of_actor(agent.actor, self._skills)
         self._critics = Branches.of_critics(agent.critic, skills)
         self._targets = Branches.of_critics(agent.critic_target, skills)
-        self._online = list(agent.critic.parameters())
-        self._slow = list(agent.critic_target.parameters())
-        self.logged: dict[str, list[Tensor]] = {}
+        self._online: list[Tensor] = list(agent.critic.parameters())
+        self._slow: list[Tensor] = list(agent.critic_target.parameters())
+        self._logged: dict[str, Tensor] = {}  # figures of the step at hand
+        self._sums: Tensor | None = None  # of the steps since they were read
 
     @torch.no_grad()
-    def step(self, batch: ReplayBufferSamples, polyak: bool) -> None:
-        """One step of temperature, critics and actor, and of the targets if `polyak`."""
-        size = len(batch.rewards)
+    def step(self, rows: Tensor, polyak: bool) -> None:
+        """One step on stored transitions, by index (batch,), and of the targets if `polyak`."""
+        self.improve_critics(rows)
+        self.apply(self._agent.critic.optimizer)
+        self.improve_actor()
+        self.apply(self._agent.actor.optimizer)
+        if polyak:
+            self.follow()
+
+    def read(self, count: int) -> dict[str, float]:
+        """Means over `count` steps of what was logged since the last call."""
+        if self._sums is None:
+            return {}
+        means = (self._sums / count).tolist()
+        self._sums.zero_()
+        return dict(zip(self._logged, means, strict=True))
+
+    def improve_critics(self, rows: Tensor) -> None:
+        """Step the temperature and set the critics' gradients."""
+        batch = self._agent.replay_buffer.gather(rows)
+        self._logged = {}
         observations = torch.cat((batch.observations, batch.next_observations))
         states: Tensor = self._agent.policy.features.of_each(observations, self._skills)
-        sample = self._act(states)
-        here, there = (
+        self._states, following = states.split(len(batch.rewards))
+        inputs = torch.cat((self._states, batch.actions), dim=1)
+        goal, *values = side_by_side(
+            self._agent.device,
+            lambda: self._goal(states, following, batch),
+            *(partial(critic.forward, inputs) for critic in self._critics),
+        )
+        loss, gradients = _critics_loss([value for (value,) in values], goal)
+        self._log(critic_loss=loss)
+        _forget(self._agent.critic.optimizer)
+        self._through_critics(gradients)
+
+    def _goal(self, states: Tensor, following: Tensor, batch: Any) -> Tensor:
+        """What the critics are to say, (batch, 1); draws actions and steps the temperature."""
+        size = len(following)
+        mean, unbounded = self._actor.forward(states)
+        self._actor.keep(size)
+        sample = Sample(*_sampled(mean, unbounded, _noise(mean)))
+        self._here, there = (
             Sample(*(t[half] for t in sample)) for half in (slice(size), slice(size, None))
         )
-        states, following = states.split(size)
-        temperature = self._step_temperature(here.log_prob)
-        value = _values(self._targets, following, there.action).amin(dim=1, keepdim=True)
-        value = value - temperature * there.log_prob
-        goal = batch.rewards + (1.0 - batch.dones) * self._agent.gamma * value
-        self._step_critics(states, batch.actions, goal)
-        self._step_actor(states, here, temperature)
-        if polyak:
-            torch._foreach_lerp_(self._slow, self._online, self._agent.tau)
+        self._temperature = self._step_temperature(self._here.log_prob)
+        values = self._values(self._targets, following, there.action)
+        return _target(
+            values, there.log_prob, self._temperature, batch.rewards, batch.dones, self._agent.gamma
+        )
 
-    def _act(self, states: Tensor) -> Sample:
-        """Sample actions in the first half of some states, to learn from, and in the second."""
-        mean, unbounded = self._actor.forward(states)
-        self._actor.keep(len(states) // 2)
-        noise = _noise(mean)
-        log_std = unbounded.clamp(LOG_STD_MIN, LOG_STD_MAX)
-        push = log_std.exp() * noise
-        action = torch.tanh(mean + push)
-        density = -0.5 * noise.square() - log_std - _HALF_LOG_TAU
-        log_prob = density - torch.log(1.0 - action.square() + _EPSILON)
-        return Sample(action, log_prob.sum(dim=1, keepdim=True), push, unbounded == log_std)
+    def improve_actor(self) -> None:
+        """Set the actor's gradient."""
+        sample = self._here
+        _forget(self._agent.actor.optimizer)
+        values = self._values(self._critics, self._states, sample.action)
+        loss, gradients = _actor_loss(values, sample.log_prob, self._temperature)
+        self._log(actor_loss=loss)
+        columns = slice(self._states.shape[1], None)
+        by_action = self._through_critics(gradients, weights=False, inputs=columns)
+        self._actor.backward(_to_outputs(by_action, *sample, self._temperature))
+        self._add_up()
+
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step an optimizer, with what protections do before."""
+        with torch.enable_grad():  # for them
+            optimizer.step()
+
+    def follow(self) -> None:
+        """Move the targets towards the critics."""
+        torch._foreach_lerp_(self._slow, self._online, self._agent.tau)
 
     def _step_temperature(self, log_prob: Tensor) -> Tensor:
         """The temperature before its step, one for all rows or one for each, (rows, 1)."""
         agent = self._agent
-        temperature: Tensor
         if agent.ent_coef_optimizer is None:
-            temperature = agent.ent_coef_tensor
-            self._log(ent_coef=temperature)
-            return temperature
-        temperature = agent.log_ent_coef.exp()
-        slope = -(log_prob.view(len(temperature), -1).mean(dim=1) + agent.target_entropy)
-        self._log(ent_coef=temperature.mean(), ent_coef_loss=(agent.log_ent_coef * slope).mean())
+            fixed: Tensor = agent.ent_coef_tensor
+            self._log(ent_coef=fixed)
+            return fixed
+        temperature, slope, mean, loss = _temperature_loss(
+            agent.log_ent_coef, log_prob, agent.target_entropy
+        )
+        self._log(ent_coef=mean, ent_coef_loss=loss)
         agent.log_ent_coef.grad = slope
-        agent.ent_coef_optimizer.step()
+        self.apply(agent.ent_coef_optimizer)
         if len(temperature) == 1:
             return temperature
         return temperature.repeat_interleave(len(log_prob) // len(temperature))[:, None]
 
-    def _step_critics(self, states: Tensor, actions: Tensor, goal: Tensor) -> None:
-        _forget(self._agent.critic.optimizer)
-        error = _values(self._critics, states, actions) - goal
-        self._log(critic_loss=0.5 * error.square().sum() / len(error))
-        columns = (error / len(error)).split(1, dim=1)
-        for critic, gradient in zip(self._critics, columns, strict=True):
-            critic.backward([gradient])
-        with torch.enable_grad():  # for protections, in the optimizer's hooks
-            self._agent.critic.optimizer.step()
-
-    def _step_actor(self, states: Tensor, sample: Sample, temperature: Tensor) -> None:
-        _forget(self._agent.actor.optimizer)
-        action = sample.action
-        values = _values(self._critics, states, action)
-        least, which = values.min(dim=1, keepdim=True)
-        self._log(actor_loss=(temperature * sample.log_prob - least).mean())
-        to_values = torch.zeros_like(values).scatter_(1, which, -1.0 / len(values))
-        columns = slice(states.shape[1], None)
-        by_action = torch.zeros_like(action)
-        for critic, gradient in zip(self._critics, to_values.split(1, dim=1), strict=True):
-            by_action += critic.backward([gradient], weights=False, inputs=columns)
-        entropy = temperature / len(values)
-        slope = 1.0 - action.square()
-        by_mean = slope * (by_action + entropy * 2.0 * action / (slope + _EPSILON))
-        by_log_std = (by_mean * sample.push - entropy) * sample.free
-        self._actor.backward([by_mean, by_log_std])
-        with torch.enable_grad():
-            self._agent.actor.optimizer.step()
-
     def _log(self, **values: Tensor) -> None:
-        for name, value in values.items():
-            self.logged.setdefault(name, []).append(value)
+        self._logged |= values
+
+    def _add_up(self) -> None:
+        """Add this step's figures to those since the last look at them."""
+        figures = torch.stack([value.view(()) for value in self._logged.values()])
+        if self._sums is None:
+            self._sums = torch.zeros_like(figures)
+        self._sums += figures
+
+    def _values(self, critics: list[Branches], states: Tensor, actions: Tensor) -> list[Tensor]:
+        """Values by every critic, (batch, 1) each."""
+        inputs = torch.cat((states, actions), dim=1)
+        works = (partial(critic.forward, inputs) for critic in critics)
+        return [value for (value,) in side_by_side(self._agent.device, *works)]
+
+    def _through_critics(self, gradients: list[Tensor], **asked: Any) -> list[Tensor]:
+        """Back through each critic by the gradient of its values; see `Branches.backward`."""
+        works = (
+            partial(critic.backward, [gradient], **asked)
+            for critic, gradient in zip(self._critics, gradients, strict=True)
+        )
+        return side_by_side(self._agent.device, *works)
 
 
 def _noise(like: Tensor) -> Tensor:
     return torch.randn_like(like)
 
 
-def _values(critics: list[Branches], states: Tensor, actions: Tensor) -> Tensor:
-    """Values by every critic, (batch, critics)."""
-    inputs = torch.cat((states, actions), dim=1)
-    return torch.cat([critic.forward(inputs)[0] for critic in critics], dim=1)
+# The arithmetic between networks. Where a list is taken or given, there is one tensor a critic.
+
+
+@fused
+def _sampled(mean: Tensor, unbounded: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    """The fields of a `Sample`."""
+    log_std = unbounded.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    push = log_std.exp() * noise
+    action = torch.tanh(mean + push)
+    density = -0.5 * noise.square() - log_std - _HALF_LOG_TAU
+    log_prob = density - torch.log(1.0 - action.square() + _EPSILON)
+    return action, log_prob.sum(dim=1, keepdim=True), push, unbounded == log_std
+
+
+@fused
+def _temperature_loss(
+    log_temperature: Tensor, log_prob: Tensor, target_entropy: float
+) -> tuple[Tensor, ...]:
+    """Temperatures, the gradient of their loss, their mean, and the loss."""
+    temperature = log_temperature.exp()
+    slope = -(log_prob.view(len(temperature), -1).mean(dim=1) + target_entropy)
+    return temperature, slope, temperature.mean(), (log_temperature * slope).mean()
+
+
+@fused
+def _target(
+    values: list[Tensor],
+    log_prob: Tensor,
+    temperature: Tensor,
+    rewards: Tensor,
+    dones: Tensor,
+    gamma: float,
+) -> Tensor:
+    """What the critics are to say of states whose successors have these values, (batch, 1)."""
+    value = torch.cat(values, dim=1).amin(dim=1, keepdim=True) - temperature * log_prob
+    return rewards + (1.0 - dones) * gamma * value
+
+
+@fused
+def _critics_loss(values: list[Tensor], goal: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The loss of the critics, and its gradient by the values of each."""
+    errors = [value - goal for value in values]
+    loss = torch.stack([error.square().sum() for error in errors]).sum()
+    return 0.5 * loss / len(goal), [error / len(goal) for error in errors]
+
+
+@fused
+def _actor_loss(
+    values: list[Tensor], log_prob: Tensor, temperature: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """The loss of the actor, and its gradient by the values of each critic."""
+    least, which = torch.cat(values, dim=1).min(dim=1, keepdim=True)
+    loss = (temperature * log_prob - least).mean()
+    share = -1.0 / len(least)
+    return loss, [(which == i) * share for i in range(len(values))]
+
+
+@fused
+def _to_outputs(
+    by_action: list[Tensor],
+    action: Tensor,
+    log_prob: Tensor,
+    push: Tensor,
+    free: Tensor,
+    temperature: Tensor,
+) -> list[Tensor]:
+    """The gradient of the actor's loss by its outputs, from that of minus the value by actions."""
+    entropy = temperature / len(log_prob)
+    slope = 1.0 - action.square()
+    total = torch.stack(by_action).sum(dim=0)
+    by_mean = slope * (total + entropy * 2.0 * action / (slope + _EPSILON))
+    return [by_mean, (by_mean * push - entropy) * free]
 
 
 def _forget(optimizer: torch.optim.Optimizer) -> None:

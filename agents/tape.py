@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clrl.agents.compress import Pair
+from clrl.agents.fused import fused
 from clrl.agents.linear import Linear, product
 from clrl.agents.progressive import Level
 from clrl.agents.switch import Switch
@@ -28,7 +29,7 @@ class Tape:
 
         Layers that `supports` does not hold for are left to autograd, one at a time.
         """
-        self._layers = _fused(_layers(network))
+        self._layers = _joined(_layers(network))
         self._seen: list[tuple[Tensor, ...]] = []
 
     @staticmethod
@@ -84,20 +85,26 @@ def _layers(network: nn.Module) -> list[nn.Module]:
 
 
 @dataclass(frozen=True)
-class _LinearTanh:
-    """A linear layer and the tanh after it, which cost little more than the layer in one pass."""
+class _Activated:
+    """A linear layer and the activation after it, which cost little more in one pass."""
 
     linear: nn.Linear
+    activation: str
+    slope: float
 
 
-def _fused(layers: Sequence[nn.Module]) -> list[Any]:
-    fused: list[Any] = []
+_ACTIVATIONS = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.LeakyReLU: "leaky_relu"}
+
+
+def _joined(layers: Sequence[nn.Module]) -> list[Any]:
+    joined: list[Any] = []
     for layer in layers:
-        if type(layer) is nn.Tanh and fused and isinstance(fused[-1], nn.Linear):
-            fused[-1] = _LinearTanh(fused[-1])
+        if type(layer) in _ACTIVATIONS and joined and isinstance(joined[-1], nn.Linear):
+            slope: float = getattr(layer, "negative_slope", 0.0)
+            joined[-1] = _Activated(joined[-1], _ACTIVATIONS[type(layer)], slope)
         else:
-            fused.append(layer)
-    return fused
+            joined.append(layer)
+    return joined
 
 
 # Forward: (layer, x) to the output and what the backward pass needs.
@@ -114,10 +121,16 @@ def _linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 def _linear_back(
     layer: nn.Linear, seen: Sequence[Tensor], gradient: Tensor, weights: bool, asked: slice | None
 ) -> Tensor | None:
-    (x,) = seen
+    if weights:
+        layer.bias.grad = gradient.sum(dim=0)
+    return _weight_back(layer, seen[0], gradient, weights, asked)
+
+
+def _weight_back(
+    layer: nn.Linear, x: Tensor, gradient: Tensor, weights: bool, asked: slice | None
+) -> Tensor | None:
     if weights:
         layer.weight.grad = _outer(gradient, x)
-        layer.bias.grad = gradient.sum(dim=0)
     return None if asked is None else product(gradient, layer.weight[:, asked].t())
 
 
@@ -133,21 +146,52 @@ def _level_back(
     return _linear_back(own, seen, gradient[:, -own.out_features :], weights, asked)
 
 
-def _linear_tanh(layer: _LinearTanh, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    y = product(x, layer.linear.weight, layer.linear.bias, tanh=True)
+def _activated(layer: _Activated, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    linear = layer.linear
+    y = product(x, linear.weight, linear.bias, layer.activation, layer.slope)
     return y, (x, y)
 
 
-def _linear_tanh_back(
-    layer: _LinearTanh, seen: Sequence[Tensor], gradient: Tensor, weights: bool, asked: slice | None
+def _activated_back(
+    layer: _Activated, seen: Sequence[Tensor], gradient: Tensor, weights: bool, asked: slice | None
 ) -> Tensor | None:
     x, y = seen
-    before: Tensor = torch.ops.aten.tanh_backward(gradient, y)
-    return _linear_back(layer.linear, (x,), before, weights, asked)
+    if weights:
+        before, layer.linear.bias.grad = _through_and_sum(
+            gradient, y, layer.activation, layer.slope
+        )
+    else:
+        before = _through(gradient, y, layer.activation, layer.slope)
+    return _weight_back(layer.linear, x, before, weights, asked)
+
+
+def _back(gradient: Tensor, y: Tensor, activation: str, slope: float) -> Tensor:
+    """Gradient by the input of an activation, from its output."""
+    before: Tensor
+    if activation == "tanh":
+        before = torch.ops.aten.tanh_backward(gradient, y)
+    elif activation == "relu":
+        before = torch.ops.aten.threshold_backward(gradient, y, 0)
+    else:
+        before = torch.ops.aten.leaky_relu_backward(gradient, y, slope, True)
+    return before
+
+
+_through = fused(_back)
+
+
+@fused
+def _through_and_sum(
+    gradient: Tensor, y: Tensor, activation: str, slope: float
+) -> tuple[Tensor, Tensor]:
+    before = _back(gradient, y, activation, slope)
+    return before, before.sum(dim=0)
 
 
 def _outer(gradient: Tensor, x: Tensor) -> Tensor:
     """Sum over the batch of gradient times x, (out, in), arranged as oneDNN is quickest at it."""
+    if x.is_cuda:
+        return gradient.t() @ x
     if x.shape[1] < _WIDE < gradient.shape[1]:
         return product(x.t(), gradient.t()).t().contiguous()
     return product(gradient.t().contiguous(), x.t())
@@ -235,7 +279,7 @@ _FORWARD: dict[type, Forward] = {
     Linear: _linear,
     Level: _level,
     Pair: _level,
-    _LinearTanh: _linear_tanh,
+    _Activated: _activated,
     nn.ReLU: _relu,
     nn.LeakyReLU: _leaky,
     nn.Tanh: _tanh,
@@ -246,7 +290,7 @@ _BACKWARD: dict[type, Backward] = {
     Linear: _linear_back,
     Level: _level_back,
     Pair: _level_back,
-    _LinearTanh: _linear_tanh_back,
+    _Activated: _activated_back,
     nn.ReLU: _relu_back,
     nn.LeakyReLU: _leaky_back,
     nn.Tanh: _tanh_back,

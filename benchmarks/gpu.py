@@ -8,9 +8,10 @@ code on Warp's CPU device, to see that it runs; its figures mean nothing.
     agreement   every skill on both engines with the same actions: how far they come apart
     throughput  control steps/s with observation and reward, and of the physics alone
     evaluation  every skill of cw10 and arm6, all episodes in one batch, against all CPU cores
-    updates     captured SAC updates/s, where `update_speed.py` is there
+    updates     captured SAC updates/s, of `update_speed.py`
+    resumption  how far two runs with one seed come apart, and one that was stopped and resumed
     learning    environment steps/s of PPO and SAC, rollouts and updates, all on the GPU
-    training    arm6 from beginning to end
+    training    arm6 from beginning to end, and its evaluation on both devices
 """
 
 import argparse
@@ -20,9 +21,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from stable_baselines3 import PPO
@@ -30,27 +33,35 @@ from stable_baselines3.common.logger import configure as configure_logger
 from table import machine
 
 import clrl
+from clrl import checkpoint
 from clrl.agents import make_agent
 from clrl.envs import CURRICULA, SKILLS, make_curriculum, make_skill
 from clrl.envs.episodes import Episodes
 from clrl.envs.skill import Skill
 from clrl.envs.warp_world import WarpWorld
 from clrl.eval.evaluator import Evaluator
+from clrl.run import Run
 
 HERE = Path(__file__).parent
 SIZES = (64, 256, 1024, 2048, 4096, 8192, 16384, 32768)
 LEARNERS = (1024, 2048, 4096, 8192)  # worlds
+MANY_SIZES = {"arm-push": SIZES, "cw-faucet-close": SIZES[2:], "cw-hammer": SIZES[2:]}
+LEAST = 0.5  # seconds of one measurement of throughput
 LIMIT = 3600  # seconds of one part
+TESTS = (
+    "tests/agents/test_sac_capture.py",
+    "tests/envs/test_warp_world.py",
+    "tests/clrl/test_device_learning.py",
+)
 Result = dict[str, Any]
 
 
 def tests(options: Any) -> Result:
     """What pytest says of the tests that need a GPU; RuntimeError where one fails."""
-    files = ("tests/envs/test_warp_world.py", "tests/clrl/test_device_learning.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *TESTS]
     done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(done.stdout[-2000:])
+        raise RuntimeError(done.stdout[-6000:])
     return {"summary": done.stdout.strip().splitlines()[-1]}
 
 
@@ -81,11 +92,13 @@ def throughput(options: Any) -> Result:
     """Rates by skill and number of worlds; of the CPU engine on all cores; of ordered sums."""
     result: Result = {}
     for name in chosen(options, ("arm-push", *CURRICULA["cw10"])):
-        sizes = options.worlds or (SIZES if name == "arm-push" else SIZES[2::2])
+        sizes = options.worlds or MANY_SIZES.get(name, (4096,))
         skill = world_skill(name, options)
-        rows = [rates(skill, n, where(options), options) for n in sizes]
-        cpu = rates(skill, 4 if options.quick else 256, "cpu", options)
-        result[name] = {"gpu": rows, "cpu": cpu, "deterministic": ordered(skill, sizes[-1])}
+        result[name] = {"gpu": [rates(skill, n, where(options), options) for n in sizes]}
+        if name in MANY_SIZES:
+            result[name]["cpu"] = rates(skill, 4 if options.quick else 256, "cpu", options)
+            result[name]["deterministic"] = ordered(skill, 4 if options.quick else 4096)
+        print(f"  {name} {result[name]}", file=sys.stderr, flush=True)
     return result
 
 
@@ -99,7 +112,8 @@ def rates(skill: Skill, n: int, device: str, options: Any) -> Result:
     episodes.step(action)
     wait()
     built = time.perf_counter() - start
-    count = 3 if options.quick else skill.horizon
+    once = timed(lambda: episodes.step(action), 3)
+    count = 3 if options.quick else max(5, min(skill.horizon, int(LEAST / once)))
     whole = timed(lambda: episodes.step(action), count)
     bare = timed(lambda: episodes.world.step(skill.substeps), count)
     episodes.world.check()
@@ -136,9 +150,12 @@ def evaluation(options: Any) -> Result:
         env = spec.vec_env(spec.names[0], 1)
         policy = PPO("MlpPolicy", env, policy_kwargs={"net_arch": layers}, device="cpu", seed=0)
         row: Result = {"skills": len(spec), "episodes": episodes}
-        for engine, device in (("gpu", where(options)), ("cpu", "cpu")):
+        for engine, device, turns in (
+            ("gpu", where(options), ("first", "second")),
+            ("cpu", "cpu", ("first",)),
+        ):
             evaluator = Evaluator(spec, episodes=episodes, device=device)
-            for turn in ("first", "second"):
+            for turn in turns:
                 start = time.perf_counter()
                 scores = [evaluator.score(policy, name) for name in spec.names]
                 row[f"{engine}_{turn}_seconds"] = time.perf_counter() - start
@@ -150,11 +167,10 @@ def evaluation(options: Any) -> Result:
 
 def updates(options: Any) -> Result:
     """What the benchmark of updates says, stock Stable-Baselines3 on the same GPU beside ours."""
-    script = HERE / "update_speed.py"
-    able = script.exists() and "--device" in script.read_text()
-    if options.device == "cpu" or not able:
-        return {"skipped": "needs a GPU and a benchmarks/update_speed.py with --device"}
-    return last_json([str(script), "--device", "cuda", "--json"])
+    if options.device == "cpu":
+        return {"skipped": "needs a GPU"}
+    script = str(HERE / "update_speed.py")
+    return last_json([script, "--device", "cuda", "--steps", "100", "--rounds", "5", "--json"])
 
 
 def learning(options: Any) -> Result:
@@ -194,10 +210,62 @@ def learner(kind: str, skill: Skill, n: int, options: Any, own: dict[str, Any]) 
     return {"worlds": n, "steps_per_second": rate, "memory_bytes": total - free, "settings": own}
 
 
+def resumption(options: Any) -> Result:
+    """Largest difference of a weight between runs, and their successes, for PPO and SAC."""
+    result: Result = {}
+    small: Any = {"steps_per_skill": 32_768, "worlds": 256, "episodes": 100}
+    if options.quick:
+        small = {"steps_per_skill": 640, "worlds": 8, "episodes": 2, "horizon": 5}
+    for kind in ("ppo", "sac"):
+        runs = {}
+        sac = {"learning_starts": small["steps_per_skill"] // 8, "train_freq": 16}
+        own = sac if kind == "sac" else {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("one", "again", "resumed"):
+                out = Path(folder) / name
+                stop = name == "resumed"
+                runs[name] = trained(kind, out, where(options), small | own, stop)
+            weights = {name: final_weights(run) for name, run in runs.items()}
+            result[kind] = {
+                name: {
+                    "largest_difference": float((weights[name] - weights["one"]).abs().max()),
+                    "success": runs[name].retention().success,
+                }
+                for name in runs
+            }
+    return result
+
+
+def trained(kind: str, out: Path, device: str, settings: Any, stop: bool) -> Any:
+    """A run of two skills of the arm; if asked, stopped within the second one and resumed."""
+    save, halfway = Run.save_checkpoint, settings["steps_per_skill"] * 5 // 4
+
+    def stopping(run: Run, step: int, *rest: Any) -> None:
+        save(run, step, *rest)
+        if step >= halfway:
+            raise KeyboardInterrupt
+
+    options: Any = {"out": out, "device": device, "quiet": True, "checkpoint_seconds": 0.0}
+    if not stop:
+        return clrl.train(["arm-reach", "arm-press"], kind, **options, **settings)
+    with mock.patch.object(Run, "save_checkpoint", stopping), suppress(KeyboardInterrupt):
+        clrl.train(["arm-reach", "arm-press"], kind, **options, **settings)
+    return clrl.resume(out, quiet=True)
+
+
+def final_weights(run: Any) -> torch.Tensor:
+    """All weights of a run's last checkpoint, in one row."""
+    path = checkpoint.newest_valid(run.checkpoints)
+    assert path is not None
+    policy: Any = checkpoint.read(path)[0]["agent"]["policy"]
+    return torch.cat([torch.as_tensor(value).double().flatten() for value in policy.values()])
+
+
 def training(options: Any) -> Result:
-    """Seconds and metrics of one run of arm6 as `clrl train arm6 --device cuda` does it."""
+    """Seconds and metrics of `clrl train arm6 --device cuda`, and its skills on both devices."""
     quick: Any = {"steps_per_skill": 256, "horizon": 5, "episodes": 2, "worlds": 4}
     with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
         run = clrl.train(
             ["arm-reach", "arm-press"] if options.quick else "arm6",
             out=Path(folder) / "run",
@@ -205,13 +273,36 @@ def training(options: Any) -> Result:
             quiet=True,
             **(quick if options.quick else {}),
         )
+        seconds = time.perf_counter() - start
         retention = run.retention()
-    return {"cost": retention.cost, "metrics": retention.metrics}
+        both = {
+            device: scored(run, 4 if options.quick else 1000, device)
+            for device in (where(options), "cpu")
+        }
+    return {
+        "seconds": seconds,
+        "cost": retention.cost,
+        "metrics": retention.metrics,
+        "success": retention.success,
+        "final": both,
+    }
+
+
+def scored(run: Any, episodes: int, device: str) -> Result:
+    """Success of each skill by the final agent, and the seconds that takes in warm worlds."""
+    curriculum, agent = run.curriculum, run.agent()
+    evaluator = Evaluator(curriculum, episodes=episodes, device=device)
+    each = dict.fromkeys(curriculum.names, agent)
+    evaluator.scores(each, seed=1)
+    start = time.perf_counter()
+    scores = evaluator.scores(each)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "success": [score.rate for score in scores]}
 
 
 PARTS: dict[str, Callable[[Any], Result]] = {
     part.__name__: part
-    for part in (tests, agreement, throughput, evaluation, updates, learning, training)
+    for part in (tests, updates, agreement, resumption, throughput, evaluation, learning, training)
 }
 
 

@@ -77,10 +77,15 @@ def theirs(network: str, device: str) -> Any:
 def fill(buffer: Any, count: int = 10_000) -> None:
     """Store random transitions."""
     random = np.random.default_rng(0)
-    for _ in range(count):
-        state, following = random.normal(size=(2, 1, OBS))
-        action, reward = random.uniform(-1, 1, (1, ACT)), random.normal(size=1)
-        buffer.add(state, following, action, reward, np.zeros(1), [{}])
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        column = getattr(buffer, name)[:count]
+        values = random.normal(size=column.shape).astype(np.float32)
+        if name == "actions":
+            values = np.tanh(values)
+        elif name in ("dones", "timeouts"):
+            values = np.zeros_like(values)
+        column[:] = torch.from_numpy(values) if isinstance(column, torch.Tensor) else values
+    buffer.pos = count
 
 
 def rate(agent: Any, batch_size: int, steps: int) -> float:
@@ -143,6 +148,19 @@ def measure_networks(options: Any) -> list[Row]:
     return rows
 
 
+def measure_graphs(options: Any) -> list[Row]:
+    """On a GPU: CUDA graphs against the same kernels launched one by one, and products in TF32."""
+    rows = []
+    for network, (_, batch_size, _) in NETWORKS.items():
+        pair = ours(network, options.device), ours(network, options.device, updates="eager")
+        rows.append(row(f"graphs, {network}", "updates/s", *alternate(*pair, batch_size, options)))
+        torch.set_float32_matmul_precision("high")
+        mine, other = alternate(ours(network, options.device), pair[0], batch_size, options)
+        torch.set_float32_matmul_precision("highest")
+        rows.append(row(f"TF32, {network}", "updates/s", mine, other))
+    return rows
+
+
 def measure_protections(options: Any) -> list[Row]:
     """Every protection against the unprotected agent, with 1 and 2 earlier skills."""
     network = "4x256 layer norm b128" if options.layer_norm else "2x256 b256"
@@ -169,4 +187,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 if __name__ == "__main__":
     options = arguments(__doc__ or "", configure)
     torch.set_num_threads(options.threads)
-    report([*measure_networks(options), *measure_protections(options)], options.json)
+    found = measure_networks(options)
+    if options.device != "cpu":
+        found += measure_graphs(options)
+    report([*found, *measure_protections(options)], options.json)

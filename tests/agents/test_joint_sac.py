@@ -36,13 +36,14 @@ def test_an_update_takes_the_mean_of_the_skills_own_gradients_as_sb3_has_them(
     agent.learn(300)
     with torch.no_grad():
         agent.log_ent_coef.copy_(torch.tensor([0.3, -1.2]))
-    batch = next(agent.batches(1, 16))
+    rows = agent.draws(1, 16)[0]
+    batch = agent.replay_buffer.gather(rows)
     noise = torch.randn(32, 2, generator=torch.Generator().manual_seed(1))
     expected = sb3_gradients(agent, batch, noise)
     monkeypatch.setattr(sac_update, "_noise", lambda _: noise)
     for optimizer in (agent.actor.optimizer, agent.critic.optimizer, agent.ent_coef_optimizer):
         monkeypatch.setattr(optimizer, "step", lambda: None)
-    sac_update.GradientSteps(agent).step(batch, polyak=False)
+    sac_update.GradientSteps(agent).step(rows, polyak=False)
     parameters = [*agent.actor.parameters(), *agent.critic.parameters()]
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
@@ -96,8 +97,8 @@ def test_every_skill_keeps_its_own_statistics_transitions_and_temperature() -> N
         )
     assert agent.log_ent_coef.shape == (2,)
     agent.replay_buffer.rewards[:] = torch.arange(5.0)
-    for batch in agent.batches(20, 40):
-        worlds = batch.rewards[:, 0]
+    for rows in agent.draws(20, 40):
+        worlds = agent.replay_buffer.gather(rows).rewards[:, 0]
         assert set(worlds[:20].tolist()) == {0.0, 1.0}
         assert set(worlds[20:].tolist()) == {2.0, 3.0, 4.0}
     assert len(agent.visited(10_000)) == 3 * count  # of the newest skill

@@ -57,11 +57,19 @@ def test_value_and_gradients_are_those_of_float64(m: int, k: int, n: int, seed: 
 
 
 @pytest.mark.parametrize("least", [1, 10**9])
+def test_a_product_may_end_in_relu(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LEAST", least)
+    x, weight, bias, _ = tensors(9, 5, 7)
+    expected = functional.linear(x, weight, bias).relu()
+    torch.testing.assert_close(product(x, weight, bias, "relu"), expected)
+
+
+@pytest.mark.parametrize("least", [1, 10**9])
 def test_a_product_may_end_in_tanh(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LEAST", least)
     x, weight, bias, upstream = tensors(9, 5, 7)
     expected = torch.tanh(functional.linear(x, weight, bias))
-    torch.testing.assert_close(product(x, weight, bias, tanh=True), expected)
+    torch.testing.assert_close(product(x, weight, bias, "tanh"), expected)
     inputs = [t.requires_grad_() for t in (x, weight, bias)]
     ours = torch.autograd.grad(linear(x, weight, bias, tanh=True), inputs, upstream)
     theirs = torch.autograd.grad(functional.linear(x, weight, bias).tanh(), inputs, upstream)

@@ -171,7 +171,7 @@ def test_a_policy_of_another_kind_is_left_to_sb3() -> None:
 
 
 def test_unknown_updates_are_refused() -> None:
-    with pytest.raises(ValueError, match="updates must be 'fast' or 'sb3', got 'slow'"):
+    with pytest.raises(ValueError, match="updates must be one of fast, eager, sb3, got 'slow'"):
         make(updates="slow")
 
 

@@ -164,7 +164,7 @@ def test_a_normalising_wrapper_is_left_to_sb3() -> None:
 
 
 def test_updates_are_fast_or_sb3s() -> None:
-    with pytest.raises(ValueError, match="updates must be 'fast' or 'sb3', got 'quick'"):
+    with pytest.raises(ValueError, match="updates must be one of fast, eager, sb3, got 'quick'"):
         build("quick")
 
 
