@@ -62,15 +62,22 @@ def product(
         result: Tensor = torch.ops.mkldnn._linear_pointwise(*operands, bias, then, scalars, "")
         return result
     if x.is_cuda and bias is not None:  # at such sizes cuBLAS takes twice as long with a bias
-        return _finished(torch.mm(x, weight.t()), bias, then, slope)
-    return _finished(functional.linear(x, weight, bias), None, then, slope)
+        return _biased(torch.mm(x, weight.t()), bias.detach(), then, slope)
+    return _activate(functional.linear(x, weight, bias), then, slope)
 
 
 @fused
-def _finished(y: Tensor, bias: Tensor | None, then: str, slope: float) -> Tensor:
-    """Add a bias and apply an activation, in place where they are not compiled."""
-    if bias is not None:
-        y = y.add_(bias)
+def _biased(y: Tensor, bias: Tensor, then: str, slope: float) -> Tensor:
+    y = y + bias
+    if then == "relu":
+        return y.relu()
+    if then == "leaky_relu":
+        return functional.leaky_relu(y, slope)
+    return y.tanh() if then == "tanh" else y
+
+
+def _activate(y: Tensor, then: str, slope: float) -> Tensor:
+    """Apply an activation in place."""
     if then == "relu":
         return y.relu_()
     if then == "leaky_relu":

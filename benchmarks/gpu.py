@@ -162,6 +162,7 @@ def evaluation(options: Any) -> Result:
             row[f"{engine}_returns"] = [float(score.returns.mean()) for score in scores]
             evaluator.close()
         result[curriculum] = row
+        print(f"  {curriculum} {row}", file=sys.stderr, flush=True)
     return result
 
 

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -142,14 +142,19 @@ class Evaluator:
                 or actions of another shape.
         """
         env = self._env(skill)
-        with self._telling(env, skill), _acting(actor, skill, deterministic) as acting:
-            if isinstance(env, WorldVecEnv):
-                result = lockstep.run(env, acting, self._rounds, seed, deterministic)
-            else:
-                result = _run(env, acting, self._rounds, seed, deterministic)
-        return self._scored(*result)
-
-    def _scored(self, success: Array, returns: Array) -> Score:
+        try:
+            with _acting(actor, skill, deterministic) as acting:
+                if isinstance(env, WorldVecEnv):
+                    result = lockstep.run(env, acting, self._rounds, seed, deterministic)
+                else:
+                    result = _run(env, acting, self._rounds, seed, deterministic)
+        except (FloatingPointError, ValueError) as error:
+            what = str(error).partition("\n")[0]  # torch goes on for many lines
+            what = what.removeprefix(f"skill {skill!r}: ")
+            raise ValueError(f"evaluation of skill {skill!r}: {what}") from error
+        finally:
+            self._tell(env, skill)
+        success, returns = result
         return Score(success[: self.episodes], returns[: self.episodes])
 
     def scores(
@@ -157,48 +162,19 @@ class Evaluator:
     ) -> list[Score]:
         """Score the policy given for each skill, as `score` does, to the bit.
 
-        Skills of clrl agents run beside each other: on a CPU four at a time, but for one thread, so
-        that one's policy and reward are computed while another's physics runs; on a GPU all.
+        On the CPU skills of clrl agents run four at a time, but for one thread: one's policy and
+        reward are computed while another's physics runs.
         """
         one = partial(self.score, seed=seed, deterministic=deterministic)
         copies = self._copies(actors) if deterministic else None  # others share one generator
         if copies is None:
             return [*map(one, actors.values(), actors)]
-        if self._device != "cpu":
-            return self._in_turns(dict(zip(actors, copies, strict=True)), seed)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return [*pool.map(one, copies, actors)]
 
-    def _in_turns(self, policies: Mapping[str, BasePolicy], seed: int) -> list[Score]:
-        """`scores` on a GPU, the policies' means."""
-        with ExitStack() as stack:
-            works = []
-            for skill, policy in policies.items():
-                env: Any = self._env(skill)
-                device = env.episodes.world.device
-                act = stack.enter_context(lockstep.acting(policy, True, device))
-                works.append(self._told(lockstep.steps(env, act, self._rounds, seed), env, skill))
-            return [self._scored(*result) for result in lockstep.in_turns(works, device)]
-
-    def _told(self, steps: lockstep.Steps, env: Any, skill: str) -> lockstep.Steps:
-        with self._telling(env, skill):
-            return (yield from steps)
-
-    @contextmanager
-    def _telling(self, env: Any, skill: str) -> Iterator[None]:
-        """Name the skill in errors, and tell of its divergences."""
-        try:
-            yield
-        except (FloatingPointError, ValueError) as error:
-            what = str(error).partition("\n")[0]  # torch goes on for many lines
-            what = what.removeprefix(f"skill {skill!r}: ")
-            raise ValueError(f"evaluation of skill {skill!r}: {what}") from error
-        finally:
-            self._tell(env, skill)
-
     def _copies(self, actors: Mapping[str, Actor]) -> list[BasePolicy] | None:
         """Policies that can act beside each other, or None where skills have to take turns."""
-        if len(actors) < 2 or (self._threads == 1 and self._device == "cpu"):
+        if len(actors) < 2 or self._threads == 1 or self._device != "cpu":
             return None
         if not all(isinstance(self._env(skill), WorldVecEnv) for skill in actors):
             return None

@@ -1,7 +1,7 @@
 """Episodes of worlds in lockstep: observation, policy, physics and reward on the worlds' device."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from clrl.envs.vec_env import WorldVecEnv
 
 Array = NDArray[Any]
 Actor = BasePolicy | Callable[[Array], Array]
-Steps = Generator[None, None, tuple[Array, Array]]
 
 
 def run(
@@ -40,57 +39,17 @@ def run(
         ValueError: actions have another shape.
         CapacityError: a world had more contacts than there is room for.
     """
-    device = env.episodes.world.device
-    with acting(actor, deterministic, device) as act:
-        return in_turns([steps(env, act, rounds, seed)], device)[0]
-
-
-def in_turns(works: Sequence[Steps], device: torch.device) -> list[tuple[Array, Array]]:
-    """Results of several `steps`, which take turns step by step.
-
-    On a GPU each has a stream of its own: what 1,000 worlds do in one kernel fills a part of it,
-    and one kernel waits for another, so that skills run beside each other in the time of few.
-    """
-    results: list[Any] = [None] * len(works)
-    going_on = dict(enumerate(works))
-    with torch.inference_mode(), _streams(device, len(works)) as streams:
-        while going_on:
-            for i, work in [*going_on.items()]:
-                with streams[i]:
-                    try:
-                        next(work)
-                    except StopIteration as end:
-                        results[i] = end.value
-                        del going_on[i]
-    return results
-
-
-@contextmanager
-def _streams(device: torch.device, count: int) -> Iterator[list[Any]]:
-    """What to work within, in turn; what comes after waits for all of it."""
-    if device.type != "cuda" or count == 1:
-        yield [nullcontext()] * count
-        return
-    here = torch.cuda.current_stream(device)
-    own = [torch.cuda.Stream(device) for _ in range(count)]
-    for stream in own:
-        stream.wait_stream(here)
-    yield [torch.cuda.stream(stream) for stream in own]
-    for stream in own:
-        here.wait_stream(stream)
-
-
-def steps(env: WorldVecEnv, act: Callable[[Tensor], Tensor], rounds: int, seed: int) -> Steps:
-    """`run` with something to do after each control step; for `in_turns`."""
     results = []
-    for i in range(rounds):
-        env.seed(seed + i * env.num_envs)
-        results.append((yield from _round(env.episodes, act)))
+    with _acting(actor, deterministic, env.episodes.world.device) as act:
+        for i in range(rounds):
+            env.seed(seed + i * env.num_envs)
+            results.append(_round(env.episodes, act))
     success, returns = zip(*results, strict=True)
     return np.concatenate(success), np.concatenate(returns)
 
 
-def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> Steps:
+@torch.inference_mode()
+def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> tuple[Array, Array]:
     """One episode in every world; all end together, and only then is the device waited for."""
     space = episodes.skill.action_space
     observation = episodes.reset()
@@ -106,7 +65,6 @@ def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> Steps:
         observation = episodes.step(action).observation
         finite &= observation.isfinite().all()
         moves &= action.isfinite().all()
-        yield
     episodes.check()
     for what, sound in (("observation", finite), ("action", moves)):
         if not sound:
@@ -115,10 +73,9 @@ def _round(episodes: Episodes, act: Callable[[Tensor], Tensor]) -> Steps:
 
 
 @contextmanager
-def acting(
+def _acting(
     actor: Actor, deterministic: bool, device: torch.device
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """The actor as a function of tensors on a device, a policy moved there for the time."""
     if not isinstance(actor, BasePolicy):
         function = actor
         yield lambda seen: torch.as_tensor(function(seen.cpu().numpy()), device=device)

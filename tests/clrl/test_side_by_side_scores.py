@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from clrl.envs.episodes import Episodes
 from clrl.eval import Evaluator, lockstep
 from tests.agents.conftest import tiny_run
 
@@ -85,29 +84,3 @@ def test_draws_and_functions_take_turns(tmp_path: Path) -> None:
     still = dict.fromkeys(run.curriculum.names, lambda seen: np.zeros((len(seen), 4), np.float32))
     assert evaluator._copies(still) is None
     assert len(evaluator.scores(still)) == 2
-
-
-def test_on_a_device_skills_take_turns_step_by_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("mujoco_warp")
-    run = tiny_run(tmp_path / "run", {"ewc": {}})
-    agent: Any = run.agent()
-    evaluator = Evaluator(run.curriculum, episodes=EPISODES, device="warp:cpu")
-    alone = [evaluator.score(agent, skill, seed=5) for skill in run.curriculum.names]
-    order, act = [], Episodes.step
-
-    def step(self: Episodes, action: torch.Tensor) -> Any:
-        order.append(self.skill.name)
-        return act(self, action)
-
-    monkeypatch.setattr(Episodes, "step", step)
-    together = evaluator.scores(dict.fromkeys(run.curriculum.names, agent), seed=5)
-    assert order == ["reach", "press"] * 10
-    for one, other in zip(alone, together, strict=True):
-        assert np.array_equal(one.returns, other.returns)
-        assert np.array_equal(one.success, other.success)
-    press = evaluator._env("press").episodes.skill  # type: ignore[attr-defined]
-    monkeypatch.setattr(press, "observe", lambda world: torch.full((EPISODES, 23), torch.nan))
-    with pytest.raises(ValueError, match="skill 'press': an observation is not finite"):
-        evaluator.scores(dict.fromkeys(run.curriculum.names, agent))
