@@ -1,6 +1,7 @@
 """Arithmetic that a GPU does in one kernel where torch would launch one for each operation."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -9,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 _LOG = logging.getLogger(__name__)
+_NOTICE = "clrl: compiling updates for the GPU; takes about 20 s where torch has none of it kept"
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -17,6 +19,7 @@ class _Fusing:
     """Whether functions are compiled now, and what kept them from it once."""
 
     active = False
+    told = False
     trouble = ""
 
 
@@ -44,6 +47,9 @@ def fused(function: Callable[_P, _R]) -> Callable[_P, _R]:
         if not _Fusing.active or _Fusing.trouble:
             return function(*args, **kwargs)
         if compiled is None:
+            if not _Fusing.told:
+                print(_NOTICE, file=sys.stderr, flush=True)
+                _Fusing.told = True
             compiled = torch.compile(function, dynamic=True)
         try:
             result: _R = compiled(*args, **kwargs)

@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Worlds from which "auto" takes a GPU that is there. Not measured yet: `make bench-gpu` tells.
+# Worlds from which "auto" takes a GPU that is there. A guess still: `make bench-gpu` tells.
 BREAK_EVEN = 2048
 
 _LARGEST, _WIDEST = 10**9, 2**14  # of whole numbers among options, and of a network's
