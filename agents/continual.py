@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from torch import Tensor, nn
 
-from clrl.agents import saved
+from clrl.agents import guard, saved
 from clrl.agents.guard import (
     Guard,
     NumericalError,
@@ -26,7 +26,6 @@ from clrl.agents.guard import (
     check_memories,
     check_weights,
     message,
-    note_updates,
 )
 from clrl.agents.linear import speed_up
 from clrl.agents.pickled import require_trust
@@ -258,7 +257,7 @@ class Continual(_Base):
         raise NotImplementedError
 
     def _watched(self) -> dict[str, torch.optim.Optimizer]:
-        """Optimizers whose gradients and weights on a device are looked at after `train()`."""
+        """Optimizers whose gradients and weights are looked at after `train()` on a device."""
         return {name: optimizer for name, (optimizer, _) in self._optimizers().items()}
 
     def _register_hooks(self) -> None:
@@ -269,18 +268,30 @@ class Continual(_Base):
     def _before_step(self, name: str, hook: str) -> Callable[..., None]:
         def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
             self._protect(hook)
-            check_gradients(self, optimizer, name)
+            if not self._on_device():
+                check_gradients(self, optimizer, name)
 
         return before
 
     def _after_step(self, name: str) -> Callable[..., None]:
         def after(optimizer: torch.optim.Optimizer, *_: object) -> None:
-            check_weights(self, optimizer, name)
+            if not self._on_device():
+                check_weights(self, optimizer, name)
 
         return after
 
+    def _on_device(self) -> bool:
+        """Whether a look at an update waits for a device, where one after `train()` serves all.
+
+        Adam makes a weight that is not finite of such a gradient; it stays so and spoils every
+        later one.
+        """
+        return guard.on_device(next(self.policy.parameters()))
+
     def _stop_if_broken(self) -> None:
-        note_updates(self, self._watched())
+        for name, optimizer in self._watched().items() if self._on_device() else ():
+            check_gradients(self, optimizer, name)
+            check_weights(self, optimizer, name)
         if quantity := self.unread.read():
             raise NumericalError(message(self, quantity))
         check_losses(self)

@@ -1,7 +1,7 @@
 """Stops training at the first number that is not finite, and says which."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -72,33 +72,16 @@ class Guard(BaseCallback):
 def check_gradients(agent: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
     """Raise NumericalError where a gradient about to be applied is not finite.
 
-    On a device `note_updates` does, later.
+    On a device it is noted in `agent.unread` instead.
     """
     gradients = [p.grad for p in _parameters(optimizer) if p.grad is not None]
-    if gradients and not on_device(gradients[0]):
+    if gradients:
         _check(agent, gradients, f"gradient of the {name} loss")
 
 
 def check_weights(agent: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
     """The same for weights."""
-    weights = _parameters(optimizer)
-    if not on_device(weights[0]):
-        _check(agent, weights, f"weight of the {name}")
-
-
-def note_updates(agent: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    """Note in `agent.unread` what gradients and weights on a device are after some updates.
-
-    One look serves all of them: of a gradient that is not finite Adam makes such a weight, which
-    stays so and spoils every later gradient.
-    """
-    for name, optimizer in optimizers.items():
-        weights = _parameters(optimizer)
-        if not on_device(weights[0]):
-            continue
-        if gradients := [p.grad for p in weights if p.grad is not None]:
-            _check(agent, gradients, f"gradient of the {name} loss")
-        _check(agent, weights, f"weight of the {name}")
+    _check(agent, _parameters(optimizer), f"weight of the {name}")
 
 
 def check_statistics(agent: Any) -> None:

@@ -68,12 +68,7 @@ def product(
 
 @fused
 def _biased(y: Tensor, bias: Tensor, then: str, slope: float) -> Tensor:
-    y = y + bias
-    if then == "relu":
-        return y.relu()
-    if then == "leaky_relu":
-        return functional.leaky_relu(y, slope)
-    return y.tanh() if then == "tanh" else y
+    return _activate(y + bias, then, slope)
 
 
 def _activate(y: Tensor, then: str, slope: float) -> Tensor:

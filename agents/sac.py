@@ -14,7 +14,7 @@ from torch import Tensor
 from clrl.agents import sac_update
 from clrl.agents.buffer import COLUMNS, TensorReplayBuffer, is_vector
 from clrl.agents.continual import Continual
-from clrl.agents.guard import check_statistics, check_weights
+from clrl.agents.guard import check_statistics
 from clrl.agents.heads import MultiHeadSACPolicy
 from clrl.agents.pickled import require_trust
 from clrl.agents.rehearsal import Rehearsal
@@ -76,9 +76,7 @@ class ContinualSAC(Continual, SAC):
 
     def _guard_temperature(self) -> None:
         if self.ent_coef_optimizer is not None:
-            self.ent_coef_optimizer.register_step_post_hook(
-                lambda optimizer, *_: check_weights(self, optimizer, "temperature")
-            )
+            self.ent_coef_optimizer.register_step_post_hook(self._after_step("temperature"))
 
     def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, str]]:
         return {

@@ -163,7 +163,7 @@ def can_capture(device: torch.device) -> bool:
 
 
 def adam_in_pieces(optimizer: torch.optim.Optimizer, rate: Tensor) -> None:
-    """Adam's step, to the bit, with more of a GPU at work than torch's has.
+    """Adam's step, with more of a GPU at work than torch's own has.
 
     Args:
         optimizer: `torch.optim.Adam`, fused, which has stepped before.

@@ -56,6 +56,14 @@ def test_value_and_gradients_are_those_of_float64(m: int, k: int, n: int, seed: 
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=5e-5)
 
 
+@pytest.mark.parametrize("then", ["none", "relu", "leaky_relu", "tanh"])
+def test_a_bias_and_an_activation_after_a_product(then: str) -> None:
+    """As on a GPU, where the product comes without."""
+    x, weight, bias, _ = tensors(9, 5, 7)
+    expected = product(x, weight, bias, then, 0.3)
+    torch.testing.assert_close(module._biased(x @ weight.t(), bias, then, 0.3), expected)
+
+
 @pytest.mark.parametrize("least", [1, 10**9])
 def test_a_product_may_end_in_relu(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LEAST", least)

@@ -110,6 +110,9 @@ def test_a_gradient_step_of_sac_reads_nothing(
     steps = GradientSteps(agent)
     for indices in agent.replay_buffer.draw(3, 16):
         steps.step(indices, polyak=True)
+    assert list(steps._logged) == ["ent_coef", "ent_coef_loss", "critic_loss", "actor_loss"]
+    assert steps._sums is not None
+    assert steps._sums.device == META
     agent.logger.name_to_value.clear()
     agent._stop_if_broken()
     agent.unread.read()
