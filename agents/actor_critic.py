@@ -1,6 +1,7 @@
 """PPO's two networks without a graph, where its policy is made of layers that `Tape` knows."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from clrl.agents.features import SkillFeatures
 from clrl.agents.heads import MultiHeadPPOPolicy
+from clrl.agents.lanes import side_by_side
 from clrl.agents.rows import Rows
 from clrl.agents.surrogate import Surrogate
 from clrl.agents.tape import Tape
@@ -62,10 +64,12 @@ class ActorCritic:
     @torch.no_grad()
     def differentiate(self, loss: Surrogate, rows: Rows) -> Tensor:
         """Set `.grad` of all parameters to the loss's gradient, and give the loss's figures."""
-        value = self.critic.forward(rows.features).flatten()
-        gradient = loss.gradient(rows, self.actor.forward(rows.features), self.log_std, value)
-        self.actor.backward(gradient.mean)
-        self.critic.backward(gradient.value)
+        device, both = self.log_std.device, (self.actor, self.critic)
+        forward = (partial(network.forward, rows.features) for network in both)
+        mean, value = side_by_side(device, *forward)
+        gradient = loss.gradient(rows, mean, self.log_std, value.flatten())
+        by_outputs = zip(both, (gradient.mean, gradient.value), strict=True)
+        side_by_side(device, *(partial(network.backward, by) for network, by in by_outputs))
         self.log_std.grad = gradient.log_std
         return gradient.figures
 

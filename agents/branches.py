@@ -16,15 +16,10 @@ class Branches:
     def __init__(
         self, shared: Sequence[nn.Module], heads: Sequence[Switch], skills: Sequence[int]
     ) -> None:
-        """Take layers and, of each of some heads, those of the skills.
-
-        These may come twice, if the backward pass is of the first ones only, see `keep`.
-        """
-        self._distinct = len(set(skills))
+        """Take layers and, of each of some heads, those of the skills, each once."""
         self._shared, self._bare = Tape(nn.Sequential(*shared)), not shared
         chosen = [0] if len(heads[0].layers) == 1 else skills
         self._heads = [[Tape(head.layers[i]) for i in chosen] for head in heads]  # type: ignore[arg-type]
-        self._share = 0  # rows of each skill in the latest pass
 
     @staticmethod
     def of_actor(actor: Any, skills: Sequence[int]) -> "Branches":
@@ -38,44 +33,34 @@ class Branches:
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Output of each of the heads, (rows, out), for as many rows of each skill."""
-        self._share, rest = divmod(len(x), len(self._heads[0]))
-        if rest:
-            raise ValueError(f"{len(x)} rows are not as many of each of {len(self._heads[0])}")
-        parts = self._shared.forward(x).split(self._share)
+        count = len(self._heads[0])
+        if x.shape[0] % count:
+            raise ValueError(f"{x.shape[0]} rows are not as many of each of {count}")
+        parts = _cut(self._shared.forward(x), count)
         return [
             _joined([tape.forward(part) for tape, part in zip(tapes, parts, strict=True)])
             for tapes in self._heads
         ]
 
-    def keep(self, rows: int) -> None:
-        """Let the backward pass be of the first rows of the batch only, of whole skills if many."""
-        self._shared.keep(rows)
-        self._share = min(self._share, rows)
-        for tapes in self._heads:
-            for tape in tapes:
-                tape.keep(self._share)
-
     def backward(self, gradients: Sequence[Tensor], **asked: Any) -> Any:
-        """Gradients by those of the outputs; arguments and result as of `Tape.backward`.
-
-        Raises:
-            ValueError: a skill's rows come twice, of which `keep` must drop one part.
-        """
-        if len(gradients[0]) > self._share * self._distinct:
-            raise ValueError("a skill's rows come twice; keep the first ones")
+        """Gradients by those of the outputs; arguments and result as of `Tape.backward`."""
         by_latent: Tensor | None = None
         columns = slice(None)  # of what the heads see
         if self._bare and asked.get("inputs") is not None:
             columns = asked["inputs"]
         options = asked | {"inputs": columns}
         for tapes, gradient in zip(self._heads, gradients, strict=True):
-            pairs = zip(tapes, gradient.split(self._share), strict=False)  # only those kept
+            pairs = zip(tapes, _cut(gradient, len(tapes)), strict=True)
             part = _joined([tape.backward(rows, **options) for tape, rows in pairs])
             by_latent = part if by_latent is None else by_latent.add_(part)
         assert by_latent is not None
         if self._bare:
             return by_latent if asked.get("inputs") is not None else None
         return self._shared.backward(by_latent, **asked)
+
+
+def _cut(rows: Tensor, count: int) -> Sequence[Tensor]:
+    return [rows] if count == 1 else rows.chunk(count)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from torch import Tensor, nn
 
-from clrl.agents import guard, saved
+from clrl.agents import saved
 from clrl.agents.guard import (
     Guard,
     NumericalError,
@@ -257,13 +257,12 @@ class Continual(_Base):
         raise NotImplementedError
 
     def _watched(self) -> dict[str, torch.optim.Optimizer]:
-        """Optimizers whose gradients and weights are looked at after `train()` on a device."""
+        """Optimizers whose weights are looked at after `train()`, by the name of their loss."""
         return {name: optimizer for name, (optimizer, _) in self._optimizers().items()}
 
     def _register_hooks(self) -> None:
         for name, (optimizer, hook) in self._optimizers().items():
             optimizer.register_step_pre_hook(self._before_step(name, hook))
-            optimizer.register_step_post_hook(self._after_step(name))
 
     def _before_step(self, name: str, hook: str) -> Callable[..., None]:
         def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -273,24 +272,18 @@ class Continual(_Base):
 
         return before
 
-    def _after_step(self, name: str) -> Callable[..., None]:
-        def after(optimizer: torch.optim.Optimizer, *_: object) -> None:
-            if not self._on_device():
-                check_weights(self, optimizer, name)
-
-        return after
-
     def _on_device(self) -> bool:
         """Whether a look at an update waits for a device, where one after `train()` serves all.
 
         Adam makes a weight that is not finite of such a gradient; it stays so and spoils every
         later one.
         """
-        return guard.on_device(next(self.policy.parameters()))
+        return self.device.type != "cpu"
 
     def _stop_if_broken(self) -> None:
-        for name, optimizer in self._watched().items() if self._on_device() else ():
-            check_gradients(self, optimizer, name)
+        for name, optimizer in self._watched().items():
+            if self._on_device():
+                check_gradients(self, optimizer, name)
             check_weights(self, optimizer, name)
         if quantity := self.unread.read():
             raise NumericalError(message(self, quantity))

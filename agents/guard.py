@@ -72,11 +72,18 @@ class Guard(BaseCallback):
 def check_gradients(agent: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
     """Raise NumericalError where a gradient about to be applied is not finite.
 
-    On a device it is noted in `agent.unread` instead.
+    Where weights are not, they are the ones that are named. On a device it is noted in
+    `agent.unread` instead.
     """
     gradients = [p.grad for p in _parameters(optimizer) if p.grad is not None]
-    if gradients:
+    if not gradients:
+        return
+    try:
         _check(agent, gradients, f"gradient of the {name} loss")
+    except NumericalError:
+        for kind, other in agent._watched().items():
+            check_weights(agent, other, kind)
+        raise
 
 
 def check_weights(agent: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
@@ -138,10 +145,13 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
+# A sum is finite only if all its terms are, which is the quickest look: of each tensor where a
+# number is read at once, else of all of them, in one.
+
+
 def _finite(tensors: list[Tensor]) -> bool:
-    return math.isfinite(_sum(tensors).item())
+    return math.isfinite(sum([t.detach().sum().item() for t in tensors]))
 
 
 def _sum(tensors: list[Tensor]) -> Tensor:
-    # A sum is finite only if all its terms are; one sum of all tensors is the quickest look.
     return torch.cat([t.detach().flatten() for t in tensors]).sum()

@@ -2,11 +2,13 @@
 
 torch multiplies float32 matrices with MKL, which withholds AVX-512 from processors that are not
 Intel's. oneDNN, which torch carries too, uses it there: about twice as fast, float32 all the same.
-Only the order of summation differs. The choice follows from the processor and from shapes, never
-from a timing, so that runs reproduce.
+Only the order of summation differs. The choice follows from the processor, from shapes and from
+torch's number of threads, never from a timing, so that runs reproduce.
 """
 
+import math
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,20 +22,30 @@ from clrl.agents.fused import fused
 _LEAST = 2**20  # multiplications below which starting oneDNN costs more than it saves
 
 
-@cache
 def uses_onednn() -> bool:
-    """Whether products go to oneDNN: with AVX-512, on a processor not known to be Intel's.
+    """Whether products go to oneDNN, with as many threads as torch has now."""
+    return torch.get_num_threads() <= onednn_threads()
 
-    The environment variable CLRL_ONEDNN, 0 or 1, decides instead where it is set.
+
+@cache
+def onednn_threads() -> float:
+    """Most threads with which oneDNN is not the slower one; 0 where it always is.
+
+    It is the faster one with AVX-512 on a processor not known to be Intel's. AMD's family 25 does
+    that in two halves: there both are alike on one thread, and MKL is faster on more. The
+    environment variable CLRL_ONEDNN, 0 or 1, decides instead where it is set.
     """
     if (chosen := os.environ.get("CLRL_ONEDNN")) is not None:
-        return chosen == "1"
+        return math.inf if chosen == "1" else 0
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkl.is_available():
-        return False
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
+        return 0
     described = Path("/proc/cpuinfo")
-    return described.exists() and "GenuineIntel" not in described.read_text()
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not described.exists():
+        return 0
+    processor = described.read_text()
+    if "GenuineIntel" in processor:
+        return 0
+    return 1 if re.search(r"cpu family\s*: 25\b", processor) else math.inf
 
 
 def product(
@@ -56,7 +68,7 @@ def product(
     Returns:
         A new tensor (m, n).
     """
-    if uses_onednn() and x.is_cpu and len(x) * weight.numel() >= _LEAST:
+    if goes_to_onednn(x, weight.numel()):
         operands = _dense(x), _dense(weight)
         scalars = [slope] if then == "leaky_relu" else []
         result: Tensor = torch.ops.mkldnn._linear_pointwise(*operands, bias, then, scalars, "")
@@ -64,6 +76,11 @@ def product(
     if x.is_cuda and bias is not None:  # at such sizes cuBLAS takes twice as long with a bias
         return _biased(torch.mm(x, weight.t()), bias.detach(), then, slope)
     return _activate(functional.linear(x, weight, bias), then, slope)
+
+
+def goes_to_onednn(x: Tensor, weights: int) -> bool:
+    """Whether a product of rows (m, k) with so many weights is worth oneDNN's start."""
+    return uses_onednn() and x.is_cpu and x.shape[0] * weights >= _LEAST
 
 
 @fused
@@ -181,11 +198,9 @@ def _fusible(layer: nn.Module, following: nn.Module | None) -> bool:
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
-        uses_onednn()
-        and x.dim() == 2
-        and len(x) * weight.numel() >= _LEAST
+        x.dim() == 2
+        and goes_to_onednn(x, weight.numel())
         and x.dtype == weight.dtype == torch.float32
-        and x.is_cpu
         and type(x) in (Tensor, nn.Parameter)
         and torch._C._functorch.peek_interpreter_stack() is None
         and not torch.is_autocast_enabled("cpu")

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
 
+from clrl.agents import adam
 from clrl.agents.actor_critic import ActorCritic
 from clrl.agents.continual import Continual
 from clrl.agents.guard import check_statistics
@@ -133,12 +134,12 @@ class ContinualPPO(Continual, PPO):
     ) -> bool:
         """Update on all rows once; False where the policy has moved far enough."""
         for batch in rows.shuffled(self.batch_size):
-            self.policy.optimizer.zero_grad()
+            adam.forget(self.policy.optimizer)
             figures.append(networks.differentiate(loss, batch))
             if self.target_kl is not None and self._too_far(figures[-1]):
                 return False
             nn.utils.clip_grad_norm_(networks.parameters, self.max_grad_norm)
-            self.policy.optimizer.step()
+            adam.step(self.policy.optimizer)
         return True
 
     def _too_far(self, figures: Tensor) -> bool:

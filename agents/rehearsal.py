@@ -6,6 +6,7 @@ few numbers per action go through autograd, so that a loss is written as it is r
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor, nn
 
 from clrl.agents.branches import Branches
+from clrl.agents.lanes import side_by_side
 from clrl.agents.protection import add_clipped
 
 
@@ -47,7 +49,8 @@ class Rehearsal:
         """Values by each critic, (rows, critics)."""
         inputs = torch.cat((states, actions), dim=1)
         networks = self._targets if target else self._critics
-        return torch.cat([network.forward(inputs)[0] for network in networks], dim=1)
+        works = (partial(network.forward, inputs) for network in networks)
+        return torch.cat([value for (value,) in side_by_side(inputs.device, *works)], dim=1)
 
     @torch.no_grad()
     def slope(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,10 +59,7 @@ class Rehearsal:
         least, which = values.min(dim=1, keepdim=True)
         ones = torch.zeros_like(values).scatter_(1, which, 1.0)
         columns = slice(states.shape[1], None)
-        slopes = [
-            network.backward([one], weights=False, inputs=columns)
-            for network, one in zip(self._critics, ones.split(1, dim=1), strict=True)
-        ]
+        slopes = self._through_critics(ones, weights=False, inputs=columns)
         return least, torch.stack(slopes).sum(dim=0)
 
     def pull_actor(
@@ -79,8 +79,15 @@ class Rehearsal:
     def pull_critics(self, gradient: Tensor, max_norm: float) -> None:
         """Add the clipped gradient by that of the latest values, (rows, critics)."""
         with _added(list(self._policy.critic.parameters()), max_norm):
-            for network, column in zip(self._critics, gradient.split(1, dim=1), strict=True):
-                network.backward([column])
+            self._through_critics(gradient)
+
+    def _through_critics(self, gradient: Tensor, **asked: Any) -> list[Any]:
+        """Back through each critic by its column; see `Branches.backward`."""
+        works = (
+            partial(network.backward, [column], **asked)
+            for network, column in zip(self._critics, gradient.split(1, dim=1), strict=True)
+        )
+        return side_by_side(gradient.device, *works)
 
 
 @contextmanager

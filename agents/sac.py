@@ -72,11 +72,6 @@ class ContinualSAC(Continual, SAC):
         if self.replay_buffer_class is None and plain and is_vector(self.observation_space):
             self.replay_buffer_class = TensorReplayBuffer
         super()._setup_model()
-        self._guard_temperature()
-
-    def _guard_temperature(self) -> None:
-        if self.ent_coef_optimizer is not None:
-            self.ent_coef_optimizer.register_step_post_hook(self._after_step("temperature"))
 
     def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, str]]:
         return {
@@ -99,7 +94,6 @@ class ContinualSAC(Continual, SAC):
             start = torch.full((self._temperatures(),), float(np.log(float(initial))))
             self.log_ent_coef = start.to(self.device).requires_grad_()
             self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
-            self._guard_temperature()
 
     def _temperatures(self) -> int:
         """How many there are: that of the skill being learned."""

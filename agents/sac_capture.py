@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clrl.agents import adam
 from clrl.agents.fused import fusing
 from clrl.agents.sac_update import GradientSteps
 
@@ -80,7 +81,7 @@ class CapturedSteps(GradientSteps):
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """As of `GradientSteps`; while a graph is recorded, without those who look on."""
         if self._recording:
-            adam_in_pieces(optimizer, self._rate)
+            adam.move(optimizer, self._rate, pieces)
         else:
             super().apply(optimizer)
 
@@ -160,37 +161,6 @@ class CapturedSteps(GradientSteps):
 def can_capture(device: torch.device) -> bool:
     """Whether a device runs CUDA graphs."""
     return device.type == "cuda"
-
-
-def adam_in_pieces(optimizer: torch.optim.Optimizer, rate: Tensor) -> None:
-    """Adam's step, with more of a GPU at work than torch's own has.
-
-    Args:
-        optimizer: `torch.optim.Adam`, fused, which has stepped before.
-        rate: The learning rate, (), where a graph finds it anew at each launch.
-    """
-    for group in optimizer.param_groups:
-        used = [p for p in group["params"] if p.grad is not None]
-        states = [optimizer.state[p] for p in used]
-        steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
-        counts = [len(pieces([p])) for p in used]
-        most = [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else []
-        torch._fused_adam_(
-            pieces(used),
-            pieces([p.grad for p in used]),
-            pieces([state["exp_avg"] for state in states]),
-            pieces([state["exp_avg_sq"] for state in states]),
-            pieces(most),
-            [step for step, count in zip(steps, counts, strict=True) for _ in range(count)],
-            lr=rate,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=group["amsgrad"],
-            maximize=group["maximize"],
-        )
 
 
 def pieces(tensors: Sequence[Tensor]) -> list[Tensor]:

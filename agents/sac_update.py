@@ -2,17 +2,18 @@
 
 The mathematics is that of `stable_baselines3.SAC.train` (2.9); only the order of summation differs.
 Spared are: the graph; the gradients of critics' weights that the actor's loss computes and drops;
-objects for distributions; reading a number back at every step; one of two passes through the
-actor, since states and next states go through it together.
+objects for distributions; reading a number back at every step. Networks that need nothing of each
+other run side by side.
 """
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 
+from clrl.agents import adam
 from clrl.agents.branches import Branches
 from clrl.agents.buffer import TensorReplayBuffer
 from clrl.agents.fused import fused
@@ -86,11 +87,10 @@ class GradientSteps:
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
-        skills = agent.learned
-        self._skills = skills if len(skills) == 1 else [*skills, *skills]  # states, next states
-        self._actor = Branches.of_actor(agent.actor, self._skills)
-        self._critics = Branches.of_critics(agent.critic, skills)
-        self._targets = Branches.of_critics(agent.critic_target, skills)
+        self._skills: list[int] = agent.learned
+        self._actor, self._next = (Branches.of_actor(agent.actor, self._skills) for _ in range(2))
+        self._critics = Branches.of_critics(agent.critic, self._skills)
+        self._targets = Branches.of_critics(agent.critic_target, self._skills)
         self._online: list[Tensor] = list(agent.critic.parameters())
         self._slow: list[Tensor] = list(agent.critic_target.parameters())
         self._logged: dict[str, Tensor] = {}  # figures of the step at hand
@@ -118,51 +118,57 @@ class GradientSteps:
         """Step the temperature and set the critics' gradients."""
         batch = self._agent.replay_buffer.gather(rows)
         self._logged = {}
-        observations = torch.cat((batch.observations, batch.next_observations))
-        states: Tensor = self._agent.policy.features.of_each(observations, self._skills)
-        self._states, following = states.split(len(batch.rewards))
+        features = self._agent.policy.features
+        self._states, following = (
+            features.of_each(observations, self._skills)
+            for observations in (batch.observations, batch.next_observations)
+        )
         inputs = torch.cat((self._states, batch.actions), dim=1)
-        goal, *values = side_by_side(
+        here, there, *values = side_by_side(
             self._agent.device,
-            lambda: self._goal(states, following, batch),
+            partial(self._actor.forward, self._states),
+            partial(self._next.forward, following),
             *(partial(critic.forward, inputs) for critic in self._critics),
         )
+        self._here, there = self._samples(here, there)
+        self._temperature = self._step_temperature(self._here.log_prob)
+        inputs = torch.cat((following, there.action), dim=1)
+        works = (partial(target.forward, inputs) for target in self._targets)
+        slow = [value for (value,) in side_by_side(self._agent.device, *works)]
+        terms = there.log_prob, self._temperature, batch.rewards, batch.dones, self._agent.gamma
+        goal = _target(slow, *terms)
         loss, gradients = _critics_loss([value for (value,) in values], goal)
         self._log(critic_loss=loss)
-        _forget(self._agent.critic.optimizer)
-        self._through_critics(gradients)
+        adam.forget(self._agent.critic.optimizer)
+        works = (
+            partial(critic.backward, [gradient])
+            for critic, gradient in zip(self._critics, gradients, strict=True)
+        )
+        side_by_side(self._agent.device, *works)
 
-    def _goal(self, states: Tensor, following: Tensor, batch: Any) -> Tensor:
-        """What the critics are to say, (batch, 1); draws actions and steps the temperature."""
-        size = len(following)
-        mean, unbounded = self._actor.forward(states)
-        self._actor.keep(size)
-        sample = Sample(*_sampled(mean, unbounded, _noise(mean)))
-        self._here, there = (
-            Sample(*(t[half] for t in sample)) for half in (slice(size), slice(size, None))
-        )
-        self._temperature = self._step_temperature(self._here.log_prob)
-        values = self._values(self._targets, following, there.action)
-        return _target(
-            values, there.log_prob, self._temperature, batch.rewards, batch.dones, self._agent.gamma
-        )
+    def _samples(self, here: list[Tensor], there: list[Tensor]) -> list[Sample]:
+        """Actions by means and log-stds in states, and in the next ones."""
+        mean, unbounded = (torch.cat(pair) for pair in zip(here, there, strict=True))
+        fields = _sampled(mean, unbounded, _noise(mean))
+        return [Sample(*half) for half in zip(*(field.chunk(2) for field in fields), strict=True)]
 
     def improve_actor(self) -> None:
         """Set the actor's gradient."""
         sample = self._here
-        _forget(self._agent.actor.optimizer)
-        values = self._values(self._critics, self._states, sample.action)
-        loss, gradients = _actor_loss(values, sample.log_prob, self._temperature)
-        self._log(actor_loss=loss)
+        adam.forget(self._agent.actor.optimizer)
+        inputs = torch.cat((self._states, sample.action), dim=1)
         columns = slice(self._states.shape[1], None)
-        by_action = self._through_critics(gradients, weights=False, inputs=columns)
+        works = (partial(_sloped, critic, inputs, columns) for critic in self._critics)
+        values, slopes = map(list, zip(*side_by_side(self._agent.device, *works), strict=True))
+        loss, by_action = _actor_loss(values, slopes, sample.log_prob, self._temperature)
+        self._log(actor_loss=loss)
         self._actor.backward(_to_outputs(by_action, *sample, self._temperature))
         self._add_up()
 
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Step an optimizer, with what protections do before."""
         with torch.enable_grad():  # for them
-            optimizer.step()
+            adam.step(optimizer)
 
     def follow(self) -> None:
         """Move the targets towards the critics."""
@@ -181,9 +187,9 @@ class GradientSteps:
         self._log(ent_coef=mean, ent_coef_loss=loss)
         agent.log_ent_coef.grad = slope
         self.apply(agent.ent_coef_optimizer)
-        if len(temperature) == 1:
+        if (count := temperature.numel()) == 1:
             return temperature
-        return temperature.repeat_interleave(len(log_prob) // len(temperature))[:, None]
+        return temperature.repeat_interleave(log_prob.shape[0] // count)[:, None]
 
     def _log(self, **values: Tensor) -> None:
         self._logged |= values
@@ -195,19 +201,12 @@ class GradientSteps:
             self._sums = torch.zeros_like(figures)
         self._sums += figures
 
-    def _values(self, critics: list[Branches], states: Tensor, actions: Tensor) -> list[Tensor]:
-        """Values by every critic, (batch, 1) each."""
-        inputs = torch.cat((states, actions), dim=1)
-        works = (partial(critic.forward, inputs) for critic in critics)
-        return [value for (value,) in side_by_side(self._agent.device, *works)]
 
-    def _through_critics(self, gradients: list[Tensor], **asked: Any) -> list[Tensor]:
-        """Back through each critic by the gradient of its values; see `Branches.backward`."""
-        works = (
-            partial(critic.backward, [gradient], **asked)
-            for critic, gradient in zip(self._critics, gradients, strict=True)
-        )
-        return side_by_side(self._agent.device, *works)
+def _sloped(critic: Branches, inputs: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Values of rows by a critic, (batch, 1), and minus their slopes by some of the columns."""
+    (value,) = critic.forward(inputs)
+    slope: Tensor = critic.backward([-torch.ones_like(value)], weights=False, inputs=columns)
+    return value, slope
 
 
 def _noise(like: Tensor) -> Tensor:
@@ -234,7 +233,7 @@ def _temperature_loss(
 ) -> tuple[Tensor, ...]:
     """Temperatures, the gradient of their loss, their mean, and the loss."""
     temperature = log_temperature.exp()
-    slope = -(log_prob.view(len(temperature), -1).mean(dim=1) + target_entropy)
+    slope = -(log_prob.view(temperature.numel(), -1).mean(dim=1) + target_entropy)
     return temperature, slope, temperature.mean(), (log_temperature * slope).mean()
 
 
@@ -248,48 +247,42 @@ def _target(
     gamma: float,
 ) -> Tensor:
     """What the critics are to say of states whose successors have these values, (batch, 1)."""
-    value = torch.cat(values, dim=1).amin(dim=1, keepdim=True) - temperature * log_prob
+    value = reduce(torch.minimum, values) - temperature * log_prob
     return rewards + (1.0 - dones) * gamma * value
 
 
 @fused
 def _critics_loss(values: list[Tensor], goal: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The loss of the critics, and its gradient by the values of each."""
-    errors = [value - goal for value in values]
-    loss = torch.stack([error.square().sum() for error in errors]).sum()
-    return 0.5 * loss / len(goal), [error / len(goal) for error in errors]
+    errors = torch.stack(values) - goal
+    loss = errors.square().sum() * (0.5 / goal.shape[0])
+    return loss, [*(errors / goal.shape[0]).unbind()]
 
 
 @fused
 def _actor_loss(
-    values: list[Tensor], log_prob: Tensor, temperature: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """The loss of the actor, and its gradient by the values of each critic."""
+    values: list[Tensor], slopes: list[Tensor], log_prob: Tensor, temperature: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The loss of the actor, and the part of its gradient by actions that is the values'."""
     least, which = torch.cat(values, dim=1).min(dim=1, keepdim=True)
     loss = (temperature * log_prob - least).mean()
-    share = -1.0 / len(least)
-    return loss, [(which == i) * share for i in range(len(values))]
+    slope = slopes[0]
+    for i, other in enumerate(slopes[1:], 1):
+        slope = torch.where(which == i, other, slope)
+    return loss, slope / least.shape[0]
 
 
 @fused
 def _to_outputs(
-    by_action: list[Tensor],
+    by_action: Tensor,
     action: Tensor,
     log_prob: Tensor,
     push: Tensor,
     free: Tensor,
     temperature: Tensor,
 ) -> list[Tensor]:
-    """The gradient of the actor's loss by its outputs, from that of minus the value by actions."""
-    entropy = temperature / len(log_prob)
+    """The gradient of the actor's loss by its outputs, from its values' part of that by actions."""
+    entropy = temperature / log_prob.shape[0]
     slope = 1.0 - action.square()
-    total = torch.stack(by_action).sum(dim=0)
-    by_mean = slope * (total + entropy * 2.0 * action / (slope + _EPSILON))
+    by_mean = slope * (by_action + entropy * 2.0 * action / (slope + _EPSILON))
     return [by_mean, (by_mean * push - entropy) * free]
-
-
-def _forget(optimizer: torch.optim.Optimizer) -> None:
-    """Drop gradients; what the tapes do not set, such as other skills' heads, has none."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = None

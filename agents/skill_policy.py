@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
+
 
 class SkillPolicy:
     """One skill of an agent as a policy with SB3's `predict`."""
@@ -33,7 +35,17 @@ class SkillPolicy:
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
-        """Actions of this skill's head."""
+        """Actions of this skill's head.
+
+        Raises:
+            ValueError: the observation is not of the agent's shape, or not of finite numbers.
+        """
+        numbers = np.asarray(observation)
+        if numbers.dtype.kind not in "fiub":
+            kind = type(observation).__name__
+            raise ValueError(f"an observation is an array of numbers, got {kind}")
+        if not np.isfinite(numbers).all():
+            raise ValueError("the observation holds a number that is not finite")
         with self._agent.policy.using(self._index):
             result: tuple[Any, Any] = self._agent.predict(
                 observation, state, episode_start, deterministic

@@ -7,6 +7,7 @@ what it is asked for.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 
 from clrl.agents.compress import Pair
 from clrl.agents.fused import fused
-from clrl.agents.linear import Linear, product
+from clrl.agents.lanes import side_by_side
+from clrl.agents.linear import Linear, goes_to_onednn, product
 from clrl.agents.progressive import Level
 from clrl.agents.switch import Switch
 
+_LONG = 2**23  # multiplications that take longer than to wake another thread
 _WIDE = 64  # inputs from which a weight's gradient is quicker with the batch made contiguous
 
 
@@ -50,10 +53,6 @@ class Tape:
             x, seen = through(layer, x)
             self._seen.append(seen)
         return x
-
-    def keep(self, rows: int) -> None:
-        """Let the backward pass be of the first rows of the batch only."""
-        self._seen = [tuple(t[:rows] for t in seen) for seen in self._seen]
 
     def backward(
         self, gradient: Tensor, *, weights: bool = True, inputs: slice | None = None
@@ -129,9 +128,18 @@ def _linear_back(
 def _weight_back(
     layer: nn.Linear, x: Tensor, gradient: Tensor, weights: bool, asked: slice | None
 ) -> Tensor | None:
-    if weights:
-        layer.weight.grad = _outer(gradient, x)
-    return None if asked is None else product(gradient, layer.weight[:, asked].t())
+    def by_input() -> Tensor | None:
+        return None if asked is None else product(gradient, layer.weight[:, asked].t())
+
+    if not weights:
+        return by_input()
+    result: Tensor | None
+    by_weight = partial(_outer, gradient, x)
+    if asked is None or x.is_cuda or x.shape[0] * layer.weight.numel() < _LONG:
+        layer.weight.grad = by_weight()
+        return by_input()
+    result, layer.weight.grad = side_by_side(x.device, by_input, by_weight)
+    return result
 
 
 def _level(level: Level, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -190,8 +198,8 @@ def _through_and_sum(
 
 def _outer(gradient: Tensor, x: Tensor) -> Tensor:
     """Sum over the batch of gradient times x, (out, in), arranged as oneDNN is quickest at it."""
-    if x.is_cuda:
-        return gradient.t() @ x
+    if not goes_to_onednn(x, gradient.shape[1] * x.shape[1]):
+        return torch.mm(gradient.t(), x)
     if x.shape[1] < _WIDE < gradient.shape[1]:
         return product(x.t(), gradient.t()).t().contiguous()
     return product(gradient.t().contiguous(), x.t())

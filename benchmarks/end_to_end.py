@@ -17,6 +17,7 @@ from stable_baselines3 import PPO
 from table import Row, arguments, report, row
 
 from clrl.agents import ContinualPPO
+from clrl.agents.lanes import set_lanes
 from clrl.config import PRESETS
 from clrl.envs import make_skill
 
@@ -59,6 +60,7 @@ class Learner:
 def measure(name: str, worlds: int, options: Any) -> list[Row]:
     """Alternate both learners."""
     torch.set_num_threads(1)  # as `clrl train` does
+    set_lanes(options.threads)
     both = [Learner(kind, name, worlds, options.threads) for kind in (ContinualPPO, PPO)]
     for learner in both:
         learner.learn(1)
@@ -79,7 +81,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--worlds", type=int, nargs="+", default=[64])
     parser.add_argument("--rollouts", type=int, default=10, help="of each in a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="of the physics, 0 for all cores")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of physics and networks, 0 for all cores"
+    )
 
 
 if __name__ == "__main__":

@@ -136,7 +136,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def sweep(options: argparse.Namespace) -> None:
     """Train every run of a sweep, and set them side by side."""
-    from clrl.sweep import Sweep, cores
+    from clrl.agents.lanes import cores
+    from clrl.sweep import Sweep
 
     at_once = cores() if options.jobs is None else options.jobs
     if not 1 <= at_once <= cores() and (options.engine == "local" or at_once < 1):

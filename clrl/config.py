@@ -79,7 +79,7 @@ class Config:
         seed: Decides the networks, the worlds and every draw.
         device: Where networks and worlds live, "cpu" or "cuda", or "warp:cpu" to try the latter.
         worlds: Worlds stepped at once in training.
-        threads: CPU threads of the physics, 0 for all cores; the result does not depend on it.
+        threads: CPU threads of physics and networks, 0 for one a core; the result is the same.
         episodes: Episodes per skill in each row of the retention matrix.
         keep_checkpoints: Checkpoints within a skill that stay; those at its end always do.
         checkpoint_seconds: Least time between two of them; 0 for one after every rollout.

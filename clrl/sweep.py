@@ -1,18 +1,19 @@
 """A sweep: methods x curricula x seeds of one small file, each a run of its own."""
 
 import json
-import os
 import re
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from clrl import checkpoint, pool
+from clrl.agents.lanes import cores
 from clrl.compare import compare
 from clrl.config import Config, dumps
 from clrl.envs.untrusted import shown
@@ -205,11 +206,6 @@ class Sweep:
         ]
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _spec(path: Path) -> dict[str, Any]:
     """The content of a sweep's file, with every key of the right type."""
     try:
@@ -251,8 +247,10 @@ def _asked(spec: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:
 def _check_keys(
     where: str, table: Mapping[str, Any], keys: Mapping[str, Any], needed: Sequence[str] = ()
 ) -> None:
-    if unknown := table.keys() - keys.keys():
-        raise ValueError(f"{where} has unknown keys: {', '.join(sorted(unknown))}")
+    if unknown := sorted(table.keys() - keys.keys()):
+        close = get_close_matches(unknown[0], keys, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(keys)}"
+        raise ValueError(f"{where} has unknown keys: {', '.join(unknown)}; {hint}")
     for name, value in table.items():
         if not isinstance(value, keys[name]) or (isinstance(value, bool) and keys[name] is int):
             kinds = keys[name] if isinstance(keys[name], tuple) else (keys[name],)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from clrl import checkpoint, sealed
+from clrl.agents.lanes import set_lanes
 from clrl.compare import report
 from clrl.divergence import DivergenceGuard
 from clrl.envs.curriculum import Curriculum
@@ -143,7 +144,8 @@ class _Trainer:
     def __init__(
         self, run: Run, quiet: bool, interruptible: Interruptible, allow_versions: bool
     ) -> None:
-        torch.set_num_threads(1)  # networks are small; the cores belong to the physics
+        torch.set_num_threads(1)  # networks are small; what is more than one goes beside another
+        set_lanes(run.config.threads)
         self.run = run
         self.curriculum = run.curriculum
         self.stages = stages(run.config, run.curriculum)

@@ -66,7 +66,8 @@ def make_skill(key: str, /, **options: Any) -> "Task":
     except (AttributeError, TypeError) as error:
         said = line(error)
         if " unexpected keyword argument " in said:  # of a class with a name no user knows
-            said = f"has no option {said.partition(' argument ')[2]}"
+            taken = f"; it takes {', '.join(_options(kind))}"
+            said = f"has no option {said.partition(' argument ')[2]}{taken}"
         raise ValueError(f"skill {key!r} {said}") from None
     if not hasattr(skill, "name"):
         raise ValueError(f"{key!r} is no skill: it has no name")
@@ -99,6 +100,18 @@ def _check_spec(key: str, kind: type, skill: "Task", options: dict[str, Any]) ->
             )
 
 
+def _options(kind: type) -> list[str]:
+    """What a class takes, and what its bases take where it hands the rest on to them."""
+    found: dict[str, None] = {}
+    for base in (base for base in kind.__mro__ if "__init__" in vars(base)):
+        parameters = list(signature(vars(base)["__init__"]).parameters.values())[1:]
+        named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        found.update(dict.fromkeys(p.name for p in named if p.name != "key"))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(found)
+
+
 def _load(path: str, key: str) -> Any:
     """The class of a skill. A file may have named it: nothing is called that is no skill."""
     module, _, attribute = path.partition(":")
@@ -125,12 +138,17 @@ def skill_id(kind: type) -> str:
     return next((name for name, known in SKILLS.items() if known == path), path)
 
 
-def unknown_skill(name: str) -> str:
-    """The message for a name that is no skill."""
+def near_skill(name: str) -> str | None:
+    """The skill that somebody meant by a name that is none, if one is near."""
     short = {skill.partition("-")[2]: skill for skill in reversed(SKILLS)}  # in results
     close = [short[name]] if name in short else get_close_matches(name, SKILLS, 1)
-    if close:
-        return f"unknown skill {name!r}; did you mean {close[0]!r}?"
+    return close[0] if close else None
+
+
+def unknown_skill(name: str) -> str:
+    """The message for a name that is no skill."""
+    if close := near_skill(name):
+        return f"unknown skill {name!r}; did you mean {close!r}?"
     return f"unknown skill {name!r}; choose from {', '.join(SKILLS)}, or a Gymnasium id"
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from clrl.envs.catalog import CURRICULA, SKILLS, check_rebuilt, make_skill
+from clrl.envs.catalog import CURRICULA, SKILLS, check_rebuilt, make_skill, near_skill
 from clrl.envs.padding import PaddedVecEnv
 from clrl.envs.skill import box
 from clrl.envs.untrusted import line, parse_json, read_bytes, shown
@@ -242,10 +242,12 @@ def make_curriculum(spec: "str | Path | Sequence[str] | Curriculum") -> Curricul
         if spec in CURRICULA:
             return Curriculum(spec, CURRICULA[spec])
         if "," not in spec and spec not in SKILLS and ":" not in spec and not _gymnasium(spec):
-            raise ValueError(
-                f"unknown curriculum {spec!r}; choose from {', '.join(CURRICULA)}, name skills "
-                f"({', '.join(SKILLS)}) or give a .toml or .json file"
-            )
+            if close := near_skill(spec):
+                hint = f"did you mean the skill {close!r}?"
+            else:
+                hint = f"choose from {', '.join(CURRICULA)}, name skills ({', '.join(SKILLS)})"
+                hint += " or give a .toml or .json file"
+            raise ValueError(f"unknown curriculum {spec!r}; {hint}")
         return Curriculum(spec, spec.split(","))
     if not isinstance(spec, list | tuple) or not spec:
         raise ValueError(f"a curriculum is a name, a file or a list of skills, got {shown(spec)}")

@@ -146,6 +146,14 @@ def test_act_takes_one_observation_or_many_and_restores_the_head(kind: str) -> N
     assert agent.policy.features.active == 1
     with pytest.raises(ValueError, match="no skill 'fly'; it has near, mirror"):
         agent.act(np.zeros(3, np.float32), skill="fly")
+    for wrong, said in (
+        (np.full(3, np.nan), "a number that is not finite"),
+        ({"joints": np.zeros(3)}, "an array of numbers, got dict"),
+        (None, "an array of numbers, got NoneType"),
+        (np.zeros(4), "observation shape"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            agent.act(wrong, skill="near")
     with pytest.raises(ValueError, match="learned skill 'near' already"):
         agent.begin_skill("near")
 

@@ -13,7 +13,15 @@ from torch import nn
 from torch.nn import functional
 
 from clrl.agents import linear as module
-from clrl.agents.linear import Chain, Linear, linear, product, speed_up, uses_onednn
+from clrl.agents.linear import (
+    Chain,
+    Linear,
+    linear,
+    onednn_threads,
+    product,
+    speed_up,
+    uses_onednn,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +31,9 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(module, "_LEAST", 1)
     monkeypatch.setenv("CLRL_ONEDNN", "1")
-    uses_onednn.cache_clear()
+    onednn_threads.cache_clear()
     yield
-    uses_onednn.cache_clear()
+    onednn_threads.cache_clear()
 
 
 def tensors(m: int, k: int, n: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -185,20 +193,25 @@ def test_the_environment_may_decide(
     value: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLRL_ONEDNN", value)
-    uses_onednn.cache_clear()
+    onednn_threads.cache_clear()
     assert uses_onednn() is expected
 
 
 @pytest.mark.parametrize(
-    ("capability", "processor", "expected"),
+    ("capability", "vendor", "family", "expected"),
     [
-        ("AVX512", "AuthenticAMD", True),
-        ("AVX512", "GenuineIntel", False),
-        ("AVX2", "AuthenticAMD", False),
+        ("AVX512", "AuthenticAMD", 26, [True, True]),
+        ("AVX512", "AuthenticAMD", 25, [True, False]),
+        ("AVX512", "GenuineIntel", 6, [False, False]),
+        ("AVX2", "AuthenticAMD", 25, [False, False]),
     ],
 )
-def test_the_processor_decides_otherwise(
-    capability: str, processor: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+def test_processor_and_threads_decide_otherwise(
+    capability: str,
+    vendor: str,
+    family: int,
+    expected: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Described:
         def __init__(self, _: str) -> None: ...
@@ -207,11 +220,13 @@ def test_the_processor_decides_otherwise(
             return True
 
         def read_text(self) -> str:
-            return f"vendor_id : {processor}"
+            return f"vendor_id : {vendor}\ncpu family\t: {family}\nmodel : 25\n"
 
     monkeypatch.delenv("CLRL_ONEDNN")
     monkeypatch.setattr(module, "Path", Described)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    uses_onednn.cache_clear()
-    assert uses_onednn() is expected
+    onednn_threads.cache_clear()
+    for threads, uses in enumerate(expected, 1):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        assert uses_onednn() is uses

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from clrl.agents import make_protection, sac, sac_capture, sac_update
 from clrl.agents.sac_capture import CapturedSteps
@@ -146,29 +145,6 @@ def test_steps_that_cannot_be_captured_are_taken_one_by_one(
     (said,) = caplog.messages
     assert said.endswith("which costs time: operation not permitted when stream is capturing")
     assert same(ours, trained_on(agent_of("eager"), "near"))
-
-
-@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "amsgrad": True}])
-def test_adam_in_pieces_is_adam(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sac_capture, "_PIECE", 7)
-    random = torch.Generator().manual_seed(0)
-    start = [torch.randn(*shape, generator=random) for shape in ((5, 8), (3,), (2, 2))]
-    twins = [[nn.Parameter(value.clone()) for value in start] for _ in range(2)]
-    ours, theirs = (torch.optim.Adam(p, lr=1e-2, fused=True, **options) for p in twins)
-    for i in range(6):
-        for parameters in zip(*twins, strict=True):
-            gradient = torch.randn(parameters[0].shape, generator=random)
-            for parameter in parameters:
-                unused = i % 2 and parameter.numel() == 4
-                parameter.grad = None if unused else gradient.clone()
-        theirs.step()
-        if i < 2:
-            ours.step()
-        else:
-            sac_capture.adam_in_pieces(ours, torch.tensor(1e-2))
-    for mine, other in zip(*twins, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
-        assert ours.state[mine]["step"] == theirs.state[other]["step"]
 
 
 def test_a_cpu_captures_nothing() -> None:

@@ -229,16 +229,15 @@ def test_a_tape_gives_the_gradients_it_is_asked_for() -> None:
         nn.Linear(5, 80), nn.LayerNorm(80), nn.Tanh(), nn.Linear(80, 90), nn.LeakyReLU(0.2),
         nn.Linear(90, 7), nn.ReLU(), nn.Linear(7, 2),
     )  # fmt: skip
-    x, upstream = torch.randn(9, 5, requires_grad=True), torch.randn(6, 2)
-    expected = torch.autograd.grad(network(x)[:6], [x, *network.parameters()], upstream)
+    x, upstream = torch.randn(9, 5, requires_grad=True), torch.randn(9, 2)
+    expected = torch.autograd.grad(network(x), [x, *network.parameters()], upstream)
     tape = Tape(network)
     with torch.no_grad():
         torch.testing.assert_close(tape.forward(x.detach()), network(x))
-        tape.keep(6)
         assert tape.backward(upstream, weights=False) is None
         assert all(p.grad is None for p in network.parameters())
         columns = tape.backward(upstream, inputs=slice(2, 4))
-    torch.testing.assert_close(columns, expected[0][:6, 2:4])
+    torch.testing.assert_close(columns, expected[0][:, 2:4])
     for parameter, gradient in zip(network.parameters(), expected[1:], strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, gradient)

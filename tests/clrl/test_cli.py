@@ -41,6 +41,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "message"),
     [
         (["arm9"], "unknown curriculum 'arm9'; choose from arm3, arm6"),
+        (["arm-pish"], "unknown curriculum 'arm-pish'; did you mean the skill 'arm-push'?"),
         (["arm-reach,arm-fly"], "unknown skill 'arm-fly'"),
         (["arm3", "--horizon", "0"], "horizon must be a whole number in [1, 1,000,000], got 0"),
         (["arm3", "--horizon", "9" * 12], "horizon must be a whole number in [1, 1,000,000]"),

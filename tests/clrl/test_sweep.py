@@ -58,10 +58,10 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, dict[s
         ("curricula = ['arm3']\nmethods.none.protect = []", "needs seeds"),
         ("curricula = ['arm3']\nseeds = [0]\n[methods]", "needs methods"),
         ("curricula = 'arm3'", "curricula must be a list, got 'arm3'"),
-        (HEAD + "jobs = 3", "unknown keys: jobs"),
+        (HEAD + "jobs = 3", "unknown keys: jobs; it takes out"),
         (HEAD + "methods.none = 3", "method 'none' must be a table"),
         (HEAD + "methods.'a/b'.protect = []", "method 'a/b' must be named by letters"),
-        (HEAD + "methods.none.protects = []", "method 'none' has unknown keys: protects"),
+        (HEAD + "methods.none.protects = []", "unknown keys: protects; did you mean 'protect'?"),
         (
             HEAD + "methods.none.protect = 'ewc'",
             "'none': protect must be a list or a table, got",

@@ -231,7 +231,9 @@ def test_gymnasium_takes_a_skills_options_and_refuses_what_is_no_action() -> Non
         env.step(np.full(4, np.nan, np.float32))
     with pytest.raises(ValueError, match=r"actions must have shape \(4,\), got \(3,\)"):
         env.step(np.zeros(3, np.float32))
-    with pytest.raises(ValueError, match="has no option 'paylod'"):
+    with pytest.raises(
+        ValueError, match="has no option 'paylod'; it takes payload, friction, mirrored, name"
+    ):
         gym.make("clrl/arm-push-v0", paylod=3.0)
     vector: Any = gym.make_vec("clrl/arm-push-v0", 2, vectorization_mode="vector_entry_point")
     vector.reset(seed=0)
