@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from clrl.agents.fused import fused
 
+_WIDE = 64  # inputs from which a weight's gradient is quicker with the batch made contiguous
 _LEAST = 2**20  # multiplications below which starting oneDNN costs more than it saves
 
 
@@ -81,6 +82,22 @@ def product(
 def goes_to_onednn(x: Tensor, weights: int) -> bool:
     """Whether a product of rows (m, k) with so many weights is worth oneDNN's start."""
     return uses_onednn() and x.is_cpu and x.shape[0] * weights >= _LEAST
+
+
+def by_input(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of a layer's input (batch, in) by that of its output (batch, out), no graph."""
+    if goes_to_onednn(gradient, weight.numel()):
+        return product(gradient, weight.t())
+    return torch.mm(gradient, weight)
+
+
+def by_weight(gradient: Tensor, x: Tensor) -> Tensor:
+    """Gradient of a weight (out, in) by that of the output (batch, out) and by x (batch, in)."""
+    if not goes_to_onednn(x, gradient.shape[1] * x.shape[1]):
+        return torch.mm(gradient.t(), x)
+    if x.shape[1] < _WIDE < gradient.shape[1]:
+        return product(x.t(), gradient.t()).t().contiguous()
+    return product(gradient.t().contiguous(), x.t())
 
 
 @fused

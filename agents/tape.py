@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from clrl.agents.compress import Pair
 from clrl.agents.fused import fused
 from clrl.agents.lanes import side_by_side
-from clrl.agents.linear import Linear, goes_to_onednn, product
+from clrl.agents.linear import Linear, by_input, by_weight, product
 from clrl.agents.progressive import Level
 from clrl.agents.switch import Switch
 
 _LONG = 2**23  # multiplications that take longer than to wake another thread
-_WIDE = 64  # inputs from which a weight's gradient is quicker with the batch made contiguous
 
 
 class Tape:
@@ -128,17 +127,18 @@ def _linear_back(
 def _weight_back(
     layer: nn.Linear, x: Tensor, gradient: Tensor, weights: bool, asked: slice | None
 ) -> Tensor | None:
-    def by_input() -> Tensor | None:
-        return None if asked is None else product(gradient, layer.weight[:, asked].t())
-
+    weight = layer.weight
+    if asked is None:
+        if weights:
+            weight.grad = by_weight(gradient, x)
+        return None
+    works = [partial(by_input, gradient, weight if asked == slice(None) else weight[:, asked])]
     if not weights:
-        return by_input()
-    result: Tensor | None
-    by_weight = partial(_outer, gradient, x)
-    if asked is None or x.is_cuda or x.shape[0] * layer.weight.numel() < _LONG:
-        layer.weight.grad = by_weight()
-        return by_input()
-    result, layer.weight.grad = side_by_side(x.device, by_input, by_weight)
+        return works[0]()
+    works.append(partial(by_weight, gradient, x))
+    long = not x.is_cuda and x.shape[0] * weight.numel() >= _LONG
+    result: Tensor
+    result, weight.grad = side_by_side(x.device, *works) if long else [work() for work in works]
     return result
 
 
@@ -194,15 +194,6 @@ def _through_and_sum(
 ) -> tuple[Tensor, Tensor]:
     before = _back(gradient, y, activation, slope)
     return before, before.sum(dim=0)
-
-
-def _outer(gradient: Tensor, x: Tensor) -> Tensor:
-    """Sum over the batch of gradient times x, (out, in), arranged as oneDNN is quickest at it."""
-    if not goes_to_onednn(x, gradient.shape[1] * x.shape[1]):
-        return torch.mm(gradient.t(), x)
-    if x.shape[1] < _WIDE < gradient.shape[1]:
-        return product(x.t(), gradient.t()).t().contiguous()
-    return product(gradient.t().contiguous(), x.t())
 
 
 def _relu(_: nn.ReLU, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
