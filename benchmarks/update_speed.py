@@ -20,6 +20,7 @@ from table import Row, arguments, report, row
 from torch.nn import functional
 
 from clrl.agents import make_agent
+from clrl.agents.lanes import set_lanes
 
 OBS, ACT = 39, 4  # of Meta-World
 OBSERVATIONS = spaces.Box(-10, 10, (OBS,), np.float32)
@@ -148,6 +149,26 @@ def measure_networks(options: Any) -> list[Row]:
     return rows
 
 
+def measure_lanes(options: Any) -> list[Row]:
+    """Networks side by side, as `clrl train` has them, against one after another."""
+    torch.set_num_threads(1)
+    rows = []
+    for network, (_, batch_size, _) in NETWORKS.items():
+        agent = ours(network, options.device)
+        rates: dict[int, list[float]] = {options.threads: [], 1: []}
+        for i in range(options.rounds + 1):
+            for lanes, measured in rates.items():
+                set_lanes(lanes)
+                value = rate(agent, batch_size, options.steps)
+                if i:
+                    measured.append(value)
+        title = f"on {options.threads} lanes over 1, {network}"
+        rows.append(row(title, "updates/s", *rates.values()))
+    set_lanes(1)
+    torch.set_num_threads(options.threads)
+    return rows
+
+
 def measure_graphs(options: Any) -> list[Row]:
     """On a GPU: CUDA graphs against the same kernels launched one by one, and products in TF32."""
     rows = []
@@ -190,4 +211,6 @@ if __name__ == "__main__":
     found = measure_networks(options)
     if options.device != "cpu":
         found += measure_graphs(options)
+    elif options.threads > 1:
+        found += measure_lanes(options)
     report([*found, *measure_protections(options)], options.json)
