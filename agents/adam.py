@@ -83,7 +83,9 @@ def _is_plain(optimizer: torch.optim.Optimizer) -> bool:
         and not torch_optimizer._global_optimizer_pre_hooks
         and not torch_optimizer._global_optimizer_post_hooks
         and all(
-            group["fused"] and not group["decoupled_weight_decay"] and not group["differentiable"]
+            group["fused"]
+            and not group.get("decoupled_weight_decay")
+            and not group["differentiable"]
             for group in optimizer.param_groups
         )
     )

@@ -33,9 +33,7 @@ def set_lanes(count: int) -> None:
     count = count or cores()
     if count == _Threads.count:
         return
-    if _Threads.pool is not None:
-        _Threads.pool.shutdown()
-    _Threads.count = count
+    _Threads.count = count  # whoever is at work still has the pool there was
     _Threads.pool = ThreadPoolExecutor(count - 1, "clrl-lane") if count > 1 else None
 
 
