@@ -18,7 +18,7 @@ from clrl.agents.branches import Branches
 from clrl.agents.buffer import TensorReplayBuffer
 from clrl.agents.fused import fused
 from clrl.agents.heads import MultiHeadSACPolicy
-from clrl.agents.lanes import side_by_side
+from clrl.agents.lanes import Work, side_by_side
 from clrl.agents.tape import Tape
 
 _EPSILON = 1e-6  # of SB3's squashed Gaussian
@@ -118,33 +118,31 @@ class GradientSteps:
         """Step the temperature and set the critics' gradients."""
         batch = self._agent.replay_buffer.gather(rows)
         self._logged = {}
+        both = (batch.observations, batch.next_observations)
         features = self._agent.policy.features
-        self._states, following = (
-            features.of_each(observations, self._skills)
-            for observations in (batch.observations, batch.next_observations)
-        )
+        self._states, following = (features.of_each(seen, self._skills) for seen in both)
         inputs = torch.cat((self._states, batch.actions), dim=1)
-        here, there, *values = side_by_side(
-            self._agent.device,
+        here, there, *values = self._beside(
             partial(self._actor.forward, self._states),
             partial(self._next.forward, following),
             *(partial(critic.forward, inputs) for critic in self._critics),
         )
-        self._here, there = self._samples(here, there)
+        self._here, after = self._samples(here, there)
         self._temperature = self._step_temperature(self._here.log_prob)
-        inputs = torch.cat((following, there.action), dim=1)
-        works = (partial(target.forward, inputs) for target in self._targets)
-        slow = [value for (value,) in side_by_side(self._agent.device, *works)]
-        terms = there.log_prob, self._temperature, batch.rewards, batch.dones, self._agent.gamma
-        goal = _target(slow, *terms)
+        goal = self._goal(batch, following, after)
         loss, gradients = _critics_loss([value for (value,) in values], goal)
         self._log(critic_loss=loss)
         adam.forget(self._agent.critic.optimizer)
-        works = (
-            partial(critic.backward, [gradient])
-            for critic, gradient in zip(self._critics, gradients, strict=True)
-        )
-        side_by_side(self._agent.device, *works)
+        pairs = zip(self._critics, gradients, strict=True)
+        self._beside(*(partial(critic.backward, [gradient]) for critic, gradient in pairs))
+
+    def _goal(self, batch: Any, following: Tensor, after: Sample) -> Tensor:
+        """What the critics are to say, (batch, 1)."""
+        inputs = torch.cat((following, after.action), dim=1)
+        outputs = self._beside(*(partial(target.forward, inputs) for target in self._targets))
+        values = [value for (value,) in outputs]
+        terms = after.log_prob, self._temperature, batch.rewards, batch.dones, self._agent.gamma
+        return _target(values, *terms)
 
     def _samples(self, here: list[Tensor], there: list[Tensor]) -> list[Sample]:
         """Actions by means and log-stds in states, and in the next ones."""
@@ -159,7 +157,7 @@ class GradientSteps:
         inputs = torch.cat((self._states, sample.action), dim=1)
         columns = slice(self._states.shape[1], None)
         works = (partial(_sloped, critic, inputs, columns) for critic in self._critics)
-        values, slopes = map(list, zip(*side_by_side(self._agent.device, *works), strict=True))
+        values, slopes = map(list, zip(*self._beside(*works), strict=True))
         loss, by_action = _actor_loss(values, slopes, sample.log_prob, self._temperature)
         self._log(actor_loss=loss)
         self._actor.backward(_to_outputs(by_action, *sample, self._temperature))
@@ -190,6 +188,9 @@ class GradientSteps:
         if (count := temperature.numel()) == 1:
             return temperature
         return temperature.repeat_interleave(log_prob.shape[0] // count)[:, None]
+
+    def _beside(self, *works: Work) -> list[Any]:
+        return side_by_side(self._agent.device, *works)
 
     def _log(self, **values: Tensor) -> None:
         self._logged |= values
