@@ -42,7 +42,7 @@ TINY: dict[str, Any] = {
     "curriculum": ["arm-reach", "arm-press"],
     "horizon": 16,
     "worlds": 4,
-    "threads": 1,
+    "threads": 2,
     "episodes": 4,
     "checkpoint_seconds": 0.0,
     "quiet": True,
