@@ -4,7 +4,8 @@
 substeps and the same controls, without looking at anything. Episodes start together, as `vec_env`
 and `make_vec` do by default, so that one step in a hundred resets every world.
 
-`--suite cw10`: over Meta-World's own environments in Gymnasium's Sync- and AsyncVectorEnv.
+`--suite cw10`: over Meta-World's own environments in Gymnasium's Sync- and AsyncVectorEnv; and what
+the bare physics would be over the former, which nothing around MuJoCo's step can exceed.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def against_meta_world(name: str, n: int, rounds: int, threads: int, peers: int)
     """Alternate an episode in each of our worlds with one in each of Meta-World's."""
     torch.set_num_threads(1)
     skill = make_skill(name)
+    assert isinstance(skill, Skill)
     makers = [partial(MetaWorldEnv, name.removeprefix("cw-"))] * peers
     envs: dict[str, Any] = {
         "sync": SyncVectorEnv(makers),
@@ -37,16 +39,20 @@ def against_meta_world(name: str, n: int, rounds: int, threads: int, peers: int)
     ours = skill.vec_env(n, seed=0, threads=threads)
     ours.reset()
     actions = np.random.default_rng(0).uniform(-1, 1, (skill.horizon, n, 4)).astype(np.float32)
+    controls = record(skill, n, actions)
     mine: list[float] = []
+    alone: list[float] = []
     rates: dict[str, list[float]] = {kind: [] for kind in envs}
     for _ in range(rounds):
         mine.append(n * skill.horizon / _seconds(ours.step, actions))
+        alone.append(n * skill.horizon / bare(skill, n, controls, threads))
         for kind, env in envs.items():
             env.reset(seed=0)
             rates[kind].append(peers * skill.horizon / _seconds(env.step, actions[:, :peers]))
     for env in envs.values():
         env.close()
-    return [row(f"{name} x {n} over {kind}", "steps/s", mine, rates[kind]) for kind in envs]
+    rows = [row(f"{name} x {n} over {kind}", "steps/s", mine, rates[kind]) for kind in envs]
+    return [*rows, row("  bare physics over sync", "steps/s", alone, rates["sync"])]
 
 
 def _seconds(step: Any, actions: Any) -> float:
@@ -77,27 +83,29 @@ def measure(name: str, n: int, rounds: int, threads: int) -> Row:
     return row(f"{name} x {n}", "steps/s", ours, theirs)
 
 
-def record(skill: Skill, n: int, actions: Any) -> list[Any]:
-    """The controls that our skill writes for these actions, step by step."""
+def record(skill: Skill, n: int, actions: Any) -> list[dict[str, Any]]:
+    """What our skill writes to move the robot by these actions, step by step."""
+    driven = ["ctrl", *(["mocap_pos"] if skill.model.nmocap else [])]
     episodes = Episodes(skill, n)
     episodes.seed(0)
     episodes.reset()
-    controls: list[Any] = []
+    controls: list[dict[str, Any]] = []
     for action in torch.as_tensor(actions):
         skill.act(episodes.world, action)
-        controls.append(episodes.world.field("ctrl").numpy().copy())
+        controls.append({name: episodes.world.field(name).numpy().copy() for name in driven})
         episodes.world.step(skill.substeps)
     return controls
 
 
-def bare(skill: Skill, n: int, controls: list[Any], threads: int) -> float:
+def bare(skill: Skill, n: int, controls: list[dict[str, Any]], threads: int) -> float:
     """Seconds of the physics alone."""
     worlds = batch.Batch(skill.model, n, threads, persistent=True)
-    worlds.state[:] = start_state(skill, n)
-    ctrl = worlds.bind("ctrl")
+    worlds.state[:] = start_state(skill, n)[:, : worlds.state.shape[1]]
+    fields = {name: worlds.bind(name) for name in controls[0]}
     start = time.perf_counter()
     for control in controls:
-        ctrl[:] = control
+        for name, values in control.items():
+            fields[name][:] = values
         worlds.step(nstep=skill.substeps, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
     return time.perf_counter() - start
 
