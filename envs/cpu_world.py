@@ -16,6 +16,9 @@ from clrl.envs.world import World
 # next step from there, so that being current costs nothing.
 _CURRENT = int(mujoco.mjtStage.mjSTAGE_VEL.value)
 _NONE = int(mujoco.mjtStage.mjSTAGE_NONE.value)
+_POSITION = int(mujoco.mjtStage.mjSTAGE_POS.value)
+# Without these, what depends on positions is little more than poses.
+_NO_CONTACTS = int(mujoco.mjtDisableBit.mjDSBL_CONTACT | mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
 
 _LOG = logging.getLogger(__name__)
 if mujoco.get_mju_user_warning() is None:  # it would write MUJOCO_LOG.TXT wherever one is
@@ -27,13 +30,16 @@ class CpuWorld(World):
 
     dtype = torch.float64
 
-    def __init__(self, model: mujoco.MjModel, n: int, threads: int = 0) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, n: int, threads: int = 0, poses_only: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.n = n
         self.device = torch.device("cpu")
         self._batch = batch.Batch(model, n, threads, persistent=True)
         self._keyframe = 0 if model.nkey else -1
+        self._disabled = self._batch.expand("opt.disableflags") if poses_only else None
         self._fields: dict[str, Tensor] = {}
         self._parameters: dict[str, Tensor] = {}
         self._state = torch.from_numpy(self._batch.state)
@@ -66,7 +72,11 @@ class CpuWorld(World):
         self._rows.copy_(self._state)
         failed: list[int] = []
         try:
-            self._batch.step(_ids(mask), nstep=substeps, stage=_CURRENT)
+            if self._disabled is None:
+                self._batch.step(_ids(mask), nstep=substeps, stage=_CURRENT)
+            else:  # what moves the robot changes poses, so that no stage would serve the next step
+                self._batch.step(_ids(mask), nstep=substeps, stage=_NONE)
+                self._derive(mask)
         except batch.SimulationError as error:
             failed = list(error.ids)
         # MuJoCo looks before each substep, and starts a bad copy anew without a word.
@@ -83,7 +93,7 @@ class CpuWorld(World):
         self._state[diverged] = self._rows[diverged]
         if not (sound := self._sound()).all():  # somebody wrote what cannot be
             self.reset(~sound)
-        self._batch.forward(_ids(diverged), stage=_CURRENT)
+        self._derive(diverged if self._disabled is None else None)
         self._warnings.zero_()
         return diverged
 
@@ -100,7 +110,18 @@ class CpuWorld(World):
     def forward(self, mask: Tensor | None = None) -> None:
         """See `World.forward`."""
         self._memo.clear()
-        self._batch.forward(_ids(mask), stage=_CURRENT)
+        self._derive(mask)
+
+    def _derive(self, mask: Tensor | None) -> None:
+        if self._disabled is None:
+            self._batch.forward(_ids(mask), stage=_CURRENT)
+            return
+        usual = self._disabled.copy()
+        self._disabled |= _NO_CONTACTS
+        try:
+            self._batch.forward(_ids(mask), stage=_POSITION)
+        finally:
+            self._disabled[:] = usual
 
     def check(self) -> None:
         """See `World.check`; this engine allocates as it goes."""

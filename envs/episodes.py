@@ -48,7 +48,7 @@ class Episodes:
 
     def __init__(self, skill: Skill, n: int, device: str = "cpu", threads: int = 0) -> None:
         self.skill = skill
-        self.world = make_world(skill.model, n, device, threads, skill.contacts)
+        self.world = make_world(skill.model, n, device, threads, skill.contacts, skill.poses_only)
         for name in skill.parameters:
             self.world.parameter(name)
         self._any = skill.success_rule == "any-step"

@@ -132,6 +132,7 @@ class SawyerSkill(Skill):
         goal_range: Corners to which the observed goal is clipped.
     """
 
+    poses_only = True
     scene: ClassVar[str]
     ranges: ClassVar[Box3]
     apart: ClassVar[float] = 0.0

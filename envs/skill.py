@@ -44,6 +44,8 @@ class Skill(ABC):
         parameters: Model fields with a value per world, which `reset` writes.
         contacts: Room for contacts per world on engines that allocate it beforehand; running out
             of it is an error there.
+        poses_only: Whether of what MuJoCo derives from the state it reads nothing but where bodies,
+            geoms and sites are. Contacts are then not looked for once more after each step.
         recall: Earlier observations of the episode that an observation shows too, see `Recall`.
         observation_space: Bounds of `observe`, float32, and of what is recalled.
         action_space: Bounds of the action, float32.
@@ -57,6 +59,7 @@ class Skill(ABC):
     draws: int = 0
     parameters: tuple[str, ...] = ()
     contacts: int = CONTACTS
+    poses_only: bool = False
     recall: int = 0
     _chosen: Mapping[str, Any] = MappingProxyType({})
     observation_space: spaces.Box

@@ -179,6 +179,7 @@ def make_world(
     device: str = "cpu",
     threads: int = 0,
     contacts: int = CONTACTS,
+    poses_only: bool = False,
 ) -> World:
     """Build the world of n copies on the engine that serves `device`.
 
@@ -189,6 +190,8 @@ def make_world(
             on its CPU device, where the same kernels run slowly and can be tested.
         threads: CPU threads of the engine, 0 for all cores. Results do not depend on it.
         contacts: Room for contacts per copy, where an engine allocates it beforehand.
+        poses_only: Whether poses are the only derived fields that must be of the present state;
+            an engine may keep others so too.
 
     Raises:
         ValueError: n < 1, threads < 0, no engine serves the device, or it is missing.
@@ -200,7 +203,7 @@ def make_world(
     if device == "cpu":
         from clrl.envs.cpu_world import CpuWorld
 
-        return CpuWorld(model, n, threads)
+        return CpuWorld(model, n, threads, poses_only)
     where = device.removeprefix("warp:")
     kind = where.partition(":")[0]
     if kind not in ("cpu", "cuda"):

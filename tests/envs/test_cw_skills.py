@@ -203,3 +203,29 @@ def test_missing_models_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             make_skill("cw-push")
     finally:
         sawyer_model.assets.cache_clear()
+
+
+@pytest.mark.parametrize("name", SKILLS)
+def test_looking_at_poses_alone_changes_nothing(name: str) -> None:
+    """Contacts are not looked for after a step; what is seen and what follows stay to the bit."""
+    lean, full = (make_skill(f"cw-{name}") for _ in range(2))
+    full.poses_only = False  # type: ignore[attr-defined]
+    worlds = [Episodes(skill, 6) for skill in (lean, full)]  # type: ignore[arg-type]
+    assert [episodes.world._disabled is None for episodes in worlds] == [False, True]  # type: ignore[attr-defined]
+    random = torch.Generator().manual_seed(0)
+    for episodes in worlds:
+        episodes.seed(5)
+        episodes.reset()
+    for i in range(40):
+        action = 2 * torch.rand(6, 4, generator=random) - 1
+        action[:2] *= i % 7 > 0  # now and then nothing moves the robot
+        steps = [episodes.step(action) for episodes in worlds]
+        assert torch.equal(steps[0].observation, steps[1].observation)
+        assert torch.equal(steps[0].reward, steps[1].reward)
+        if i % 9 == 8:
+            mask = torch.arange(6) % 3 == 0
+            first, second = (episodes.reset(mask) for episodes in worlds)
+            assert torch.equal(first, second)
+    first, second = (episodes.world.state() for episodes in worlds)
+    assert torch.equal(first, second)
+    assert not worlds[0].world._disabled.any()  # type: ignore[attr-defined]
