@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     _protocol(train)
     train.add_argument("--out", metavar="DIR", help="the run's directory, which must not exist")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    train.add_argument("--threads", type=int, metavar="N", help="of the physics; 0 for all cores")
+    train.add_argument("--threads", type=int, metavar="N", help="CPU cores to use; 0 for all")
     train.add_argument(
         "--keep-checkpoints",
         type=int,
@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     adapt.add_argument("--out", metavar="DIR", help="the new run; RUN-NAME by default")
     adapt.add_argument("--device", help="auto, cpu or cuda; as RUN if none")
-    adapt.add_argument("--threads", type=int, metavar="N", help="of the physics; as RUN if none")
+    adapt.add_argument("--threads", type=int, metavar="N", help="CPU cores to use; as RUN if none")
 
     imported = _add(
         menu,
