@@ -56,7 +56,7 @@ def move(
             torch._foreach_add_(steps, _ONE, alpha=1.0)
         else:
             torch._foreach_add_(steps, 1)
-        counts = [len(cut([p])) for p in used] if cut is not list else [1] * len(used)
+        counts = [len(cut([p])) for p in used]
         most = [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else []
         torch._fused_adam_(
             cut(used),

@@ -176,5 +176,5 @@ def _optimizers(agent: Any) -> list[torch.optim.Optimizer]:
 def _watched(agent: Any, optimizer: torch.optim.Optimizer, hook: str) -> bool:
     """Whether a step of an optimizer calls Python that is not only the agent's own."""
     protected = any(p.strength > 0.0 and hook in p.hooks() for p in agent.protections)
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
-    return protected or any(len(own) > 1 for own in hooks)
+    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    return protected or len(before) > 1 or len(after) > 0  # the agent has one before

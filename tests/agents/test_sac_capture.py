@@ -98,6 +98,16 @@ def test_graphs_learn_what_steps_one_by_one_do(
         assert logged[0] == logged[1]
 
 
+@pytest.mark.parametrize("when", ["pre", "post"])
+def test_whoever_hooks_an_optimizer_sees_every_step(when: str, recorder: Recorder) -> None:
+    agent, seen = agent_of("fast"), []
+    register = getattr(agent.actor.optimizer, f"register_step_{when}_hook")
+    register(lambda *_: seen.append(agent.num_timesteps))
+    trained_on(agent, "near")
+    assert len(recorder.graphs) == 2
+    assert len(seen) == agent._n_updates > 10
+
+
 def test_targets_may_follow_in_some_steps_only(recorder: Recorder) -> None:
     options = {"target_update_interval": 3, "gradient_steps": 4}
     assert same(*(trained_on(agent_of(u, **options), "near") for u in ("fast", "eager")))
