@@ -20,20 +20,21 @@ from torch.nn import functional
 from clrl.agents.fused import fused
 
 _WIDE = 64  # inputs from which a weight's gradient is quicker with the batch made contiguous
+_NARROW = 8  # columns up to which MKL is quicker with the product turned over
 _LEAST = 2**20  # multiplications below which starting oneDNN costs more than it saves
 
 
-def uses_onednn() -> bool:
-    """Whether products go to oneDNN, with as many threads as torch has now."""
-    return torch.get_num_threads() <= onednn_threads()
+def uses_onednn(then: str = "none") -> bool:
+    """Whether products that end in `then` go to oneDNN, with as many threads as torch has now."""
+    return torch.get_num_threads() <= onednn_threads(tanh=then == "tanh")
 
 
 @cache
-def onednn_threads() -> float:
-    """Most threads with which oneDNN is not the slower one; 0 where it always is.
+def onednn_threads(tanh: bool) -> float:
+    """Most threads with which oneDNN is the faster one, with a tanh to follow or not.
 
-    It is the faster one with AVX-512 on a processor not known to be Intel's. AMD's family 25 does
-    that in two halves: there both are alike on one thread, and MKL is faster on more. The
+    So it is with AVX-512 on a processor not known to be Intel's. AMD's family 25 does that in two
+    halves: there MKL multiplies as fast, and is slower only at a tanh on one thread. The
     environment variable CLRL_ONEDNN, 0 or 1, decides instead where it is set.
     """
     if (chosen := os.environ.get("CLRL_ONEDNN")) is not None:
@@ -46,7 +47,7 @@ def onednn_threads() -> float:
     processor = described.read_text()
     if "GenuineIntel" in processor:
         return 0
-    return 1 if re.search(r"cpu family\s*: 25\b", processor) else math.inf
+    return int(tanh) if re.search(r"cpu family\s*: 25\b", processor) else math.inf
 
 
 def product(
@@ -69,7 +70,7 @@ def product(
     Returns:
         A new tensor (m, n).
     """
-    if goes_to_onednn(x, weight.numel()):
+    if goes_to_onednn(x, weight.numel(), then):
         operands = _dense(x), _dense(weight)
         scalars = [slope] if then == "leaky_relu" else []
         result: Tensor = torch.ops.mkldnn._linear_pointwise(*operands, bias, then, scalars, "")
@@ -79,25 +80,27 @@ def product(
     return _activate(functional.linear(x, weight, bias), then, slope)
 
 
-def goes_to_onednn(x: Tensor, weights: int) -> bool:
+def goes_to_onednn(x: Tensor, weights: int, then: str = "none") -> bool:
     """Whether a product of rows (m, k) with so many weights is worth oneDNN's start."""
-    return uses_onednn() and x.is_cpu and x.shape[0] * weights >= _LEAST
+    return uses_onednn(then) and x.is_cpu and x.shape[0] * weights >= _LEAST
 
 
 def by_input(gradient: Tensor, weight: Tensor) -> Tensor:
     """Gradient of a layer's input (batch, in) by that of its output (batch, out), no graph."""
     if goes_to_onednn(gradient, weight.numel()):
         return product(gradient, weight.t())
+    if gradient.is_cpu and weight.shape[1] <= _NARROW < gradient.shape[1]:
+        return torch.mm(weight.t(), gradient.t()).t()
     return torch.mm(gradient, weight)
 
 
 def by_weight(gradient: Tensor, x: Tensor) -> Tensor:
     """Gradient of a weight (out, in) by that of the output (batch, out) and by x (batch, in)."""
-    if not goes_to_onednn(x, gradient.shape[1] * x.shape[1]):
-        return torch.mm(gradient.t(), x)
-    if x.shape[1] < _WIDE < gradient.shape[1]:
-        return product(x.t(), gradient.t()).t().contiguous()
-    return product(gradient.t().contiguous(), x.t())
+    goes = goes_to_onednn(x, gradient.shape[1] * x.shape[1])
+    if x.is_cpu and x.shape[1] < _WIDE < gradient.shape[1]:
+        turned = product(x.t(), gradient.t()) if goes else torch.mm(x.t(), gradient)
+        return turned.t().contiguous()
+    return product(gradient.t().contiguous(), x.t()) if goes else torch.mm(gradient.t(), x)
 
 
 @fused
@@ -136,7 +139,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, tanh: bool = F
     Returns:
         x @ weight.T + bias, (m, n).
     """
-    if _suits(x, weight):
+    if _suits(x, weight, "tanh" if tanh else "none"):
         if not torch.is_grad_enabled():
             return product(x, weight, bias, "tanh" if tanh else "none")
         result: Tensor = _Linear.apply(x, weight, bias, tanh)  # type: ignore[no-untyped-call]
@@ -213,10 +216,10 @@ def _fusible(layer: nn.Module, following: nn.Module | None) -> bool:
     )
 
 
-def _suits(x: Tensor, weight: Tensor) -> bool:
+def _suits(x: Tensor, weight: Tensor, then: str) -> bool:
     return (
         x.dim() == 2
-        and goes_to_onednn(x, weight.numel())
+        and goes_to_onednn(x, weight.numel(), then)
         and x.dtype == weight.dtype == torch.float32
         and type(x) in (Tensor, nn.Parameter)
         and torch._C._functorch.peek_interpreter_stack() is None

@@ -18,7 +18,7 @@ from clrl.agents.branches import Branches
 from clrl.agents.buffer import TensorReplayBuffer
 from clrl.agents.fused import fused
 from clrl.agents.heads import MultiHeadSACPolicy
-from clrl.agents.lanes import Work, side_by_side
+from clrl.agents.lanes import Aside, Work, side_by_side
 from clrl.agents.tape import Tape
 
 _EPSILON = 1e-6  # of SB3's squashed Gaussian
@@ -101,10 +101,8 @@ class GradientSteps:
         """One step on stored transitions, by index (batch,), and of the targets if `polyak`."""
         self.improve_critics(rows)
         self.apply(self._agent.critic.optimizer)
-        self.improve_actor()
+        self.improve_actor(*([self.follow] if polyak else []))
         self.apply(self._agent.actor.optimizer)
-        if polyak:
-            self.follow()
 
     def read(self, count: int) -> dict[str, float]:
         """Means over `count` steps of what was logged since the last call."""
@@ -150,18 +148,21 @@ class GradientSteps:
         fields = _sampled(mean, unbounded, _noise(mean))
         return [Sample(*half) for half in zip(*(field.chunk(2) for field in fields), strict=True)]
 
-    def improve_actor(self) -> None:
-        """Set the actor's gradient."""
+    def improve_actor(self, *meanwhile: Work) -> None:
+        """Set the actor's gradient, while another thread may do what leaves actor and critics."""
         sample = self._here
         adam.forget(self._agent.actor.optimizer)
         inputs = torch.cat((self._states, sample.action), dim=1)
         columns = slice(self._states.shape[1], None)
         works = (partial(_sloped, critic, inputs, columns) for critic in self._critics)
         values, slopes = map(list, zip(*self._beside(*works), strict=True))
-        loss, by_action = _actor_loss(values, slopes, sample.log_prob, self._temperature)
-        self._log(actor_loss=loss)
-        self._actor.backward(_to_outputs(by_action, *sample, self._temperature))
-        self._add_up()
+        with Aside() as aside:
+            for work in meanwhile:
+                aside.add(work)
+            loss, by_action = _actor_loss(values, slopes, sample.log_prob, self._temperature)
+            self._log(actor_loss=loss)
+            self._actor.backward(_to_outputs(by_action, *sample, self._temperature))
+            self._add_up()
 
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Step an optimizer, with what protections do before."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clrl.agents.compress import Pair
 from clrl.agents.fused import fused
-from clrl.agents.lanes import side_by_side
+from clrl.agents.lanes import Aside
 from clrl.agents.linear import Linear, by_input, by_weight, product
 from clrl.agents.progressive import Level
 from clrl.agents.switch import Switch
@@ -67,10 +67,11 @@ class Tape:
             The gradient with respect to those columns, a tensor, or None.
         """
         result: Tensor | None = gradient
-        for i in reversed(range(len(self._layers))):
-            layer, asked = self._layers[i], slice(None) if i else inputs
-            back: Backward = _BACKWARD.get(type(layer), _other_back)
-            result = back(layer, self._seen[i], result, weights, asked)
+        with Aside() as aside:
+            for i in reversed(range(len(self._layers))):
+                layer, asked = self._layers[i], slice(None) if i else inputs
+                back: Backward = _BACKWARD.get(type(layer), _other_back)
+                result = back(layer, self._seen[i], result, aside if weights else None, asked)
         return result
 
 
@@ -106,10 +107,10 @@ def _joined(layers: Sequence[nn.Module]) -> list[Any]:
 
 
 # Forward: (layer, x) to the output and what the backward pass needs.
-# Backward: (layer, that, gradient, whether to set weights' gradients, columns of x) to x's.
+# Backward: (layer, that, gradient, whom to leave weights' gradients, columns of x) to x's.
 
 Forward = Callable[[Any, Tensor], tuple[Tensor, tuple[Tensor, ...]]]
-Backward = Callable[[Any, Sequence[Tensor], Any, bool, slice | None], Tensor | None]
+Backward = Callable[[Any, Sequence[Tensor], Any, Aside | None, slice | None], Tensor | None]
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -117,29 +118,34 @@ def _linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def _linear_back(
-    layer: nn.Linear, seen: Sequence[Tensor], gradient: Tensor, weights: bool, asked: slice | None
+    layer: nn.Linear,
+    seen: Sequence[Tensor],
+    gradient: Tensor,
+    aside: Aside | None,
+    asked: slice | None,
 ) -> Tensor | None:
-    if weights:
+    if aside is not None:
         layer.bias.grad = gradient.sum(dim=0)
-    return _weight_back(layer, seen[0], gradient, weights, asked)
+    return _weight_back(layer, seen[0], gradient, aside, asked)
 
 
 def _weight_back(
-    layer: nn.Linear, x: Tensor, gradient: Tensor, weights: bool, asked: slice | None
+    layer: nn.Linear, x: Tensor, gradient: Tensor, aside: Aside | None, asked: slice | None
 ) -> Tensor | None:
     weight = layer.weight
+    if aside is not None:
+        work = partial(_set_gradient, weight, gradient, x)
+        if asked is None or gradient.is_cuda or x.shape[0] * weight.numel() < _LONG:
+            work()
+        else:
+            aside.add(work)
     if asked is None:
-        if weights:
-            weight.grad = by_weight(gradient, x)
         return None
-    works = [partial(by_input, gradient, weight if asked == slice(None) else weight[:, asked])]
-    if not weights:
-        return works[0]()
-    works.append(partial(by_weight, gradient, x))
-    long = not x.is_cuda and x.shape[0] * weight.numel() >= _LONG
-    result: Tensor
-    result, weight.grad = side_by_side(x.device, *works) if long else [work() for work in works]
-    return result
+    return by_input(gradient, weight if asked == slice(None) else weight[:, asked])
+
+
+def _set_gradient(weight: Tensor, gradient: Tensor, x: Tensor) -> None:
+    weight.grad = by_weight(gradient, x)
 
 
 def _level(level: Level, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -148,10 +154,10 @@ def _level(level: Level, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def _level_back(
-    level: Level, seen: Sequence[Tensor], gradient: Tensor, weights: bool, asked: slice | None
+    level: Level, seen: Sequence[Tensor], gradient: Tensor, aside: Aside | None, asked: slice | None
 ) -> Tensor | None:
     own = level.columns[-1]  # the others are frozen
-    return _linear_back(own, seen, gradient[:, -own.out_features :], weights, asked)
+    return _linear_back(own, seen, gradient[:, -own.out_features :], aside, asked)
 
 
 def _activated(layer: _Activated, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -161,16 +167,20 @@ def _activated(layer: _Activated, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]
 
 
 def _activated_back(
-    layer: _Activated, seen: Sequence[Tensor], gradient: Tensor, weights: bool, asked: slice | None
+    layer: _Activated,
+    seen: Sequence[Tensor],
+    gradient: Tensor,
+    aside: Aside | None,
+    asked: slice | None,
 ) -> Tensor | None:
     x, y = seen
-    if weights:
+    if aside is not None:
         before, layer.linear.bias.grad = _through_and_sum(
             gradient, y, layer.activation, layer.slope
         )
     else:
         before = _through(gradient, y, layer.activation, layer.slope)
-    return _weight_back(layer.linear, x, before, weights, asked)
+    return _weight_back(layer.linear, x, before, aside, asked)
 
 
 def _back(gradient: Tensor, y: Tensor, activation: str, slope: float) -> Tensor:
@@ -235,7 +245,7 @@ def _norm(layer: nn.LayerNorm, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def _norm_back(
-    layer: nn.LayerNorm, seen: Sequence[Tensor], gradient: Tensor, weights: bool, _: Any
+    layer: nn.LayerNorm, seen: Sequence[Tensor], gradient: Tensor, aside: Aside | None, _: Any
 ) -> Tensor:
     x, mean, scale = seen
     back: Tensor
@@ -247,9 +257,9 @@ def _norm_back(
         scale,
         layer.weight,
         layer.bias,
-        [True, weights, weights],
+        [True, aside is not None, aside is not None],
     )
-    if weights:
+    if aside is not None:
         layer.weight.grad, layer.bias.grad = weight, bias
     return back
 
@@ -262,10 +272,10 @@ def _other(layer: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def _other_back(
-    layer: nn.Module, seen: Sequence[Tensor], gradient: Tensor, weights: bool, _: Any
+    layer: nn.Module, seen: Sequence[Tensor], gradient: Tensor, aside: Aside | None, _: Any
 ) -> Tensor:
     x, y = seen
-    own = list(layer.parameters()) if weights else []
+    own = list(layer.parameters()) if aside is not None else []
     back, *gradients = torch.autograd.grad(y, [x, *own], gradient)
     for parameter, value in zip(own, gradients, strict=True):
         parameter.grad = value

@@ -1,8 +1,9 @@
 """SAC's gradient steps: ours against Stable-Baselines3's `SAC.train`, and what protections add.
 
-`ours` and `theirs` are updates/s on the same networks, batches and threads, in alternation; for a
-protection `theirs` is the unprotected agent. "of the ceiling" is the share of time that the
-products of matrices of an update would take at the fastest rate measured for them in this run.
+`ours` and `theirs` are updates/s on the same networks, batches and cores, in alternation: ours with
+a torch thread in each of as many lanes, theirs with as many torch threads. For a protection
+`theirs` is the unprotected agent. "of the ceiling" is the share of time that the products of
+matrices of an update would take at the fastest rate measured for them in this run.
 """
 
 import argparse
@@ -89,6 +90,13 @@ def fill(buffer: Any, count: int = 10_000) -> None:
     buffer.pos = count
 
 
+def settle(agent: Any, threads: int) -> None:
+    """Threads as `clrl train` has them for ours, and as torch has them for SB3's `train`."""
+    lanes = getattr(agent, "updates", "sb3") != "sb3"
+    torch.set_num_threads(1 if lanes else threads)
+    set_lanes(threads if lanes else 1)
+
+
 def rate(agent: Any, batch_size: int, steps: int) -> float:
     """Updates/s over one call of `train`, which reads its figures back last."""
     start = time.perf_counter()
@@ -101,6 +109,7 @@ def alternate(first: Any, second: Any, batch_size: int, options: Any) -> tuple[l
     rates: tuple[list[float], list[float]] = ([], [])
     for i in range(options.rounds + 1):
         for agent, measured in zip((first, second), rates, strict=True):
+            settle(agent, options.threads)
             value = rate(agent, batch_size, options.steps)
             if i:
                 measured.append(value)
@@ -144,6 +153,7 @@ def measure_networks(options: Any) -> list[Row]:
         mine, other = alternate(*pair, batch_size, options)
         rows.append(row(f"SAC {network}", "updates/s", mine, other))
         if options.device == "cpu":
+            torch.set_num_threads(options.threads)
             limit = ceiling(batch_size) / flops(network)
             rows.append(row("  of the ceiling", "updates/s", mine, [limit] * len(mine)))
     return rows
@@ -151,21 +161,18 @@ def measure_networks(options: Any) -> list[Row]:
 
 def measure_lanes(options: Any) -> list[Row]:
     """Networks side by side, as `clrl train` has them, against one after another."""
-    torch.set_num_threads(1)
     rows = []
     for network, (_, batch_size, _) in NETWORKS.items():
         agent = ours(network, options.device)
         rates: dict[int, list[float]] = {options.threads: [], 1: []}
         for i in range(options.rounds + 1):
             for lanes, measured in rates.items():
-                set_lanes(lanes)
+                settle(agent, lanes)
                 value = rate(agent, batch_size, options.steps)
                 if i:
                     measured.append(value)
         title = f"on {options.threads} lanes over 1, {network}"
         rows.append(row(title, "updates/s", *rates.values()))
-    set_lanes(1)
-    torch.set_num_threads(options.threads)
     return rows
 
 
@@ -207,7 +214,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 if __name__ == "__main__":
     options = arguments(__doc__ or "", configure)
-    torch.set_num_threads(options.threads)
     found = measure_networks(options)
     if options.device != "cpu":
         found += measure_graphs(options)

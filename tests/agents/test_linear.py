@@ -16,6 +16,8 @@ from clrl.agents import linear as module
 from clrl.agents.linear import (
     Chain,
     Linear,
+    by_input,
+    by_weight,
     linear,
     onednn_threads,
     product,
@@ -62,6 +64,24 @@ def test_value_and_gradients_are_those_of_float64(m: int, k: int, n: int, seed: 
     ours = [y, *torch.autograd.grad(y, inputs, upstream)]
     for mine, theirs in zip(ours, exact(m, k, n, seed), strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("chosen", ["0", "1"])
+@pytest.mark.parametrize(
+    ("wide", "asked"), [(43, slice(39, None)), (43, slice(None)), (80, slice(3))]
+)
+def test_gradients_of_a_product(
+    chosen: str, wide: int, asked: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of inputs, all or a few of them, and of weights, as a network's way back asks for them."""
+    monkeypatch.setenv("CLRL_ONEDNN", chosen)
+    onednn_threads.cache_clear()
+    x, weight, _, upstream = tensors(50, wide, 70)
+    by_x = by_input(upstream, weight[:, asked])
+    torch.testing.assert_close(by_x, upstream @ weight[:, asked], rtol=1e-5, atol=5e-5)
+    found = by_weight(upstream, x)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, upstream.t() @ x, rtol=1e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize("then", ["none", "relu", "leaky_relu", "tanh"])
@@ -200,17 +220,17 @@ def test_the_environment_may_decide(
 @pytest.mark.parametrize(
     ("capability", "vendor", "family", "expected"),
     [
-        ("AVX512", "AuthenticAMD", 26, [True, True]),
-        ("AVX512", "AuthenticAMD", 25, [True, False]),
-        ("AVX512", "GenuineIntel", 6, [False, False]),
-        ("AVX2", "AuthenticAMD", 25, [False, False]),
+        ("AVX512", "AuthenticAMD", 26, {"none": [True, True], "tanh": [True, True]}),
+        ("AVX512", "AuthenticAMD", 25, {"none": [False, False], "tanh": [True, False]}),
+        ("AVX512", "GenuineIntel", 6, {"none": [False, False], "tanh": [False, False]}),
+        ("AVX2", "AuthenticAMD", 25, {"none": [False, False], "tanh": [False, False]}),
     ],
 )
 def test_processor_and_threads_decide_otherwise(
     capability: str,
     vendor: str,
     family: int,
-    expected: list[bool],
+    expected: dict[str, list[bool]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Described:
@@ -227,6 +247,7 @@ def test_processor_and_threads_decide_otherwise(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     onednn_threads.cache_clear()
-    for threads, uses in enumerate(expected, 1):
-        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
-        assert uses_onednn() is uses
+    for then, answers in expected.items():
+        for threads, uses in enumerate(answers, 1):
+            monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+            assert uses_onednn(then) is uses
