@@ -5,12 +5,17 @@ does, which takes as long as the kernel takes for the weights of two small netwo
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from clrl.agents.lanes import side_by_side
+
+_MANY = 2**16  # numbers that take longer to move than to wake another thread
 _ONE = torch.tensor(1.0)  # a third of the time that torch takes to add a number
 
 
@@ -58,13 +63,16 @@ def move(
             torch._foreach_add_(steps, 1)
         counts = [len(cut([p])) for p in used]
         most = [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else []
-        torch._fused_adam_(
+        columns = (
             cut(used),
             cut([p.grad for p in used]),
             cut([state["exp_avg"] for state in states]),
             cut([state["exp_avg_sq"] for state in states]),
             cut(most),
             [step for step, count in zip(steps, counts, strict=True) for _ in range(count)],
+        )
+        kernel: Callable[..., None] = partial(
+            torch._fused_adam_,
             lr=group["lr"] if rate is None else rate,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -73,6 +81,18 @@ def move(
             amsgrad=group["amsgrad"],
             maximize=group["maximize"],
         )
+        shares = _shares(columns[0])
+        works = (partial(kernel, *(column[share] for column in columns)) for share in shares)
+        side_by_side(used[0].device, *works)
+
+
+def _shares(tensors: Sequence[Tensor]) -> list[slice]:
+    """All of them, or where that pays two parts with about as many numbers."""
+    ends = [*accumulate(tensor.numel() for tensor in tensors)]
+    if not tensors[0].is_cpu or ends[-1] < 2 * _MANY:
+        return [slice(None)]
+    middle = next(i for i, end in enumerate(ends, 1) if 2 * end >= ends[-1])
+    return [slice(middle), slice(middle, None)]
 
 
 def _is_plain(optimizer: torch.optim.Optimizer) -> bool:

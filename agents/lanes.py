@@ -4,11 +4,14 @@ import os
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from threading import Lock, Thread
+from time import sleep
 from typing import Any
 
 import torch
 
 Work = Callable[[], Any]
+
+_LOOKS = 200  # for a result, about a microsecond each; being woken takes 60
 
 _STREAMS: dict[torch.device, list[torch.cuda.Stream]] = {}
 
@@ -49,13 +52,17 @@ class _Piece:
         return self._result
 
     def end(self) -> None:
-        """Have it not done, or done."""
+        """Have it done, or never to be done."""
         if self._untaken.acquire(blocking=False):
             _Threads.hold(-1)
         else:
             self._wait()
 
     def _wait(self) -> None:
+        for _ in range(_LOOKS):
+            if not self._undone.locked():
+                return
+            sleep(0)  # lets another thread have Python's lock
         with self._undone:
             pass
 
@@ -167,19 +174,11 @@ def _in_threads(works: Sequence[Work]) -> list[Any]:
 
 def _finish(begun: Sequence[_Piece], failed: bool = False) -> list[Any]:
     """Results of pieces, all of them at an end even where one fails."""
-    results: list[Any] = []
-    try:
-        if not failed:
-            for piece in reversed(begun):  # threads take the first ones first
-                results.append(piece.result())
-    except BaseException:
-        failed = True
-        raise
+    try:  # threads take the first ones first
+        return [] if failed else [piece.result() for piece in reversed(begun)][::-1]
     finally:
-        if failed:
-            for piece in begun[: len(begun) - len(results)]:
-                piece.end()
-    return results[::-1]
+        for piece in begun:
+            piece.end()
 
 
 def _serve(queue: SimpleQueue[_Piece | None]) -> None:

@@ -46,8 +46,13 @@ class Twins:
         )
 
 
+@pytest.mark.parametrize("many", [10**9, 4, 1])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_step_is_torchs_to_the_bit(options: dict[str, Any]) -> None:
+def test_a_step_is_torchs_to_the_bit(
+    options: dict[str, Any], many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole or in shares, of which the second may be empty."""
+    monkeypatch.setattr(adam, "_MANY", many)
     twins = Twins(**options)
     for i in range(6):
         twins.draw(last=i % 3 == 2)

@@ -99,7 +99,8 @@ def test_an_error_is_raised_once_nothing_runs_any_more(culprit: int) -> None:
 
 def test_work_set_aside_is_done_by_the_end() -> None:
     set_lanes(2)
-    begun, done = threading.Event(), []
+    begun = threading.Event()
+    done: list[int] = []
     with Aside() as aside:
         aside.add(begun.set)
         assert begun.wait(timeout=10.0)  # by another, meanwhile
@@ -141,12 +142,16 @@ def test_an_error_ends_what_was_set_aside(culprit: str) -> None:
     def fail() -> None:
         raise ValueError(culprit)
 
-    with pytest.raises(ValueError, match=culprit), Aside() as aside:
-        aside.add(work)
-        if culprit == "owner":
-            fail()
-        aside.add(fail)
-        aside.add(work)
+    def owner() -> None:
+        with Aside() as aside:
+            aside.add(work)
+            if culprit == "owner":
+                fail()
+            aside.add(fail)
+            aside.add(work)
+
+    with pytest.raises(ValueError, match=culprit):
+        owner()
     assert running == []
     assert side_by_side(CPU, int, int) == [0, 0]
     with Aside() as aside:  # nothing is counted as begun still
