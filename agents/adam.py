@@ -21,7 +21,7 @@ _ONE = torch.tensor(1.0)  # a third of the time that torch takes to add a number
 
 def step(optimizer: torch.optim.Optimizer) -> None:
     """`optimizer.step()` to the bit, its hooks included."""
-    if not _is_plain(optimizer):
+    if not is_plain(optimizer):
         optimizer.step()
         return
     for before in [*optimizer._optimizer_step_pre_hooks.values()]:
@@ -41,6 +41,7 @@ def forget(optimizer: torch.optim.Optimizer) -> None:
 @torch.no_grad()
 def move(
     optimizer: torch.optim.Optimizer,
+    part: slice = slice(None),
     rate: Tensor | None = None,
     cut: Callable[[Sequence[Tensor]], list[Tensor]] = list,
 ) -> None:
@@ -48,11 +49,12 @@ def move(
 
     Args:
         optimizer: `torch.optim.Adam` with `fused`.
+        part: Of the weights of each of its groups.
         rate: The learning rate, (), in place of the optimizer's own.
         cut: Cuts each of some tensors into the pieces that the kernel is to see.
     """
     for group in optimizer.param_groups:
-        used = [p for p in group["params"] if p.grad is not None]
+        used = [p for p in group["params"][part] if p.grad is not None]
         if not used:
             continue
         states = [optimizer.state[p] or _begun(optimizer, group, p) for p in used]
@@ -86,16 +88,7 @@ def move(
         side_by_side(used[0].device, *works)
 
 
-def _shares(tensors: Sequence[Tensor]) -> list[slice]:
-    """All of them, or where that pays two parts with about as many numbers."""
-    ends = [*accumulate(tensor.numel() for tensor in tensors)]
-    if not tensors[0].is_cpu or ends[-1] < 2 * _MANY:
-        return [slice(None)]
-    middle = next(i for i, end in enumerate(ends, 1) if 2 * end >= ends[-1])
-    return [slice(middle), slice(middle, None)]
-
-
-def _is_plain(optimizer: torch.optim.Optimizer) -> bool:
+def is_plain(optimizer: torch.optim.Optimizer) -> bool:
     """Whether `move` is what its own `step` would do."""
     return (
         type(optimizer) is torch.optim.Adam
@@ -109,6 +102,15 @@ def _is_plain(optimizer: torch.optim.Optimizer) -> bool:
             for group in optimizer.param_groups
         )
     )
+
+
+def _shares(tensors: Sequence[Tensor]) -> list[slice]:
+    """All of them, or where that pays two parts with about as many numbers."""
+    ends = [*accumulate(tensor.numel() for tensor in tensors)]
+    if not tensors[0].is_cpu or ends[-1] < 2 * _MANY:
+        return [slice(None)]
+    middle = next(i for i, end in enumerate(ends, 1) if 2 * end >= ends[-1])
+    return [slice(middle), slice(middle, None)]
 
 
 def _begun(

@@ -26,6 +26,7 @@ from clrl.agents.guard import (
     check_memories,
     check_weights,
     message,
+    parameters,
 )
 from clrl.agents.linear import speed_up
 from clrl.agents.pickled import require_trust
@@ -268,7 +269,7 @@ class Continual(_Base):
         def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
             self._protect(hook)
             if not self._on_device():
-                check_gradients(self, optimizer, name)
+                check_gradients(self, parameters(optimizer), name)
 
         return before
 
@@ -283,8 +284,8 @@ class Continual(_Base):
     def _stop_if_broken(self) -> None:
         for name, optimizer in self._watched().items():
             if self._on_device():
-                check_gradients(self, optimizer, name)
-            check_weights(self, optimizer, name)
+                check_gradients(self, parameters(optimizer), name)
+            check_weights(self, parameters(optimizer), name)
         if quantity := self.unread.read():
             raise NumericalError(message(self, quantity))
         check_losses(self)

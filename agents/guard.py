@@ -1,7 +1,7 @@
 """Stops training at the first number that is not finite, and says which."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,26 +69,26 @@ class Guard(BaseCallback):
             raise NumericalError(message(self.model, quantity))
 
 
-def check_gradients(agent: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
-    """Raise NumericalError where a gradient about to be applied is not finite.
+def check_gradients(agent: Any, weights: Sequence[Tensor], name: str) -> None:
+    """Raise NumericalError where a gradient about to be applied to weights is not finite.
 
-    Where weights are not, they are the ones that are named. On a device it is noted in
+    Where weights of the agent are not, they are the ones that are named. On a device it is noted in
     `agent.unread` instead.
     """
-    gradients = [p.grad for p in _parameters(optimizer) if p.grad is not None]
+    gradients = [p.grad for p in weights if p.grad is not None]
     if not gradients:
         return
     try:
         _check(agent, gradients, f"gradient of the {name} loss")
     except NumericalError:
         for kind, other in agent._watched().items():
-            check_weights(agent, other, kind)
+            check_weights(agent, parameters(other), kind)
         raise
 
 
-def check_weights(agent: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
+def check_weights(agent: Any, weights: Sequence[Tensor], name: str) -> None:
     """The same for weights."""
-    _check(agent, _parameters(optimizer), f"weight of the {name}")
+    _check(agent, weights, f"weight of the {name}")
 
 
 def check_statistics(agent: Any) -> None:
@@ -121,11 +121,16 @@ def message(agent: Any, quantity: str, when: str = "") -> str:
     return f"{skill}{quantity} is not finite {where}; training stopped"
 
 
-def _check(agent: Any, tensors: list[Tensor], quantity: str) -> None:
+def _check(agent: Any, tensors: Sequence[Tensor], quantity: str) -> None:
     if on_device(tensors[0]):
         agent.unread.add(quantity, _sum(tensors))
     elif not _finite(tensors):
         raise NumericalError(message(agent, quantity))
+
+
+def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All weights of an optimizer."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def on_device(tensor: Tensor) -> bool:
@@ -141,17 +146,13 @@ def _tensors(state: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
 # A sum is finite only if all its terms are, which is the quickest look: of each tensor where a
 # number is read at once, else of all of them, in one.
 
 
-def _finite(tensors: list[Tensor]) -> bool:
+def _finite(tensors: Sequence[Tensor]) -> bool:
     return math.isfinite(sum([t.detach().sum().item() for t in tensors]))
 
 
-def _sum(tensors: list[Tensor]) -> Tensor:
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.detach().flatten() for t in tensors]).sum()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clrl.agents import adam
 from clrl.agents.fused import fusing
-from clrl.agents.sac_update import GradientSteps
+from clrl.agents.sac_update import GradientSteps, watched
 
 _LOG = logging.getLogger(__name__)
 _EAGER = 3  # steps before the capture, in which libraries and optimizers allocate what they keep
@@ -81,20 +81,20 @@ class CapturedSteps(GradientSteps):
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """As of `GradientSteps`; while a graph is recorded, without those who look on."""
         if self._recording:
-            adam.move(optimizer, self._rate, pieces)
+            adam.move(optimizer, rate=self._rate, cut=pieces)
         else:
             super().apply(optimizer)
 
     def _capture(self, rows: Tensor) -> list[Phase]:
         """Record the phases; between graphs, optimizers step that somebody looks on at."""
         agent = self._agent
-        graphs: list[list[Phase]] = [[lambda: self.improve_critics(rows)]]
+        graphs: list[list[Phase]] = [[lambda: self.improve_critics(self.judge(rows))]]
         between: list[torch.optim.Optimizer] = []
         for optimizer, hook, following in (
-            (agent.critic.optimizer, "update_critic", [self.improve_actor]),
+            (agent.critic.optimizer, "update_critic", [lambda: self.improve_actor(self.slopes())]),
             (agent.actor.optimizer, "update", [self.follow] if self._follows else []),
         ):
-            if _watched(agent, optimizer, hook):
+            if watched(agent, optimizer, hook):
                 between.append(optimizer)
                 graphs.append([])
             else:
@@ -171,10 +171,3 @@ def pieces(tensors: Sequence[Tensor]) -> list[Tensor]:
 def _optimizers(agent: Any) -> list[torch.optim.Optimizer]:
     all_of_them = (agent.critic.optimizer, agent.actor.optimizer, agent.ent_coef_optimizer)
     return [optimizer for optimizer in all_of_them if optimizer is not None]
-
-
-def _watched(agent: Any, optimizer: torch.optim.Optimizer, hook: str) -> bool:
-    """Whether a step of an optimizer calls Python that is not only the agent's own."""
-    protected = any(p.strength > 0.0 and hook in p.hooks() for p in agent.protections)
-    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
-    return protected or len(before) > 1 or len(after) > 0  # the agent has one before

@@ -7,6 +7,7 @@ other run side by side.
 """
 
 from functools import partial, reduce
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from clrl.agents import adam
 from clrl.agents.branches import Branches
 from clrl.agents.buffer import TensorReplayBuffer
 from clrl.agents.fused import fused
+from clrl.agents.guard import check_gradients, on_device
 from clrl.agents.heads import MultiHeadSACPolicy
 from clrl.agents.lanes import Aside, Work, side_by_side
 from clrl.agents.tape import Tape
@@ -92,6 +94,7 @@ class GradientSteps:
         self._critics = Branches.of_critics(agent.critic, self._skills)
         self._targets = Branches.of_critics(agent.critic_target, self._skills)
         self._online: list[Tensor] = list(agent.critic.parameters())
+        self._parts = _parts(agent.critic)
         self._slow: list[Tensor] = list(agent.critic_target.parameters())
         self._logged: dict[str, Tensor] = {}  # figures of the step at hand
         self._sums: Tensor | None = None  # of the steps since they were read
@@ -99,9 +102,15 @@ class GradientSteps:
     @torch.no_grad()
     def step(self, rows: Tensor, polyak: bool) -> None:
         """One step on stored transitions, by index (batch,), and of the targets if `polyak`."""
-        self.improve_critics(rows)
-        self.apply(self._agent.critic.optimizer)
-        self.improve_actor(*([self.follow] if polyak else []))
+        pulls = self.judge(rows)
+        if self._critics_are_alone():
+            works = zip(self._critics, self._parts, pulls, strict=True)
+            slopes = self._beside(*(partial(self._renew, *work) for work in works))
+        else:
+            self.improve_critics(pulls)
+            self.apply(self._agent.critic.optimizer)
+            slopes = self.slopes()
+        self.improve_actor(slopes, *([self.follow] if polyak else []))
         self.apply(self._agent.actor.optimizer)
 
     def read(self, count: int) -> dict[str, float]:
@@ -112,8 +121,8 @@ class GradientSteps:
         self._sums.zero_()
         return dict(zip(self._logged, means, strict=True))
 
-    def improve_critics(self, rows: Tensor) -> None:
-        """Step the temperature and set the critics' gradients."""
+    def judge(self, rows: Tensor) -> list[Tensor]:
+        """Step the temperature; give the gradient of the critics' loss by the values of each."""
         batch = self._agent.replay_buffer.gather(rows)
         self._logged = {}
         both = (batch.observations, batch.next_observations)
@@ -131,8 +140,16 @@ class GradientSteps:
         loss, gradients = _critics_loss([value for (value,) in values], goal)
         self._log(critic_loss=loss)
         adam.forget(self._agent.critic.optimizer)
-        pairs = zip(self._critics, gradients, strict=True)
-        self._beside(*(partial(critic.backward, [gradient]) for critic, gradient in pairs))
+        return gradients
+
+    def improve_critics(self, pulls: list[Tensor]) -> None:
+        """Set the critics' gradients."""
+        pairs = zip(self._critics, pulls, strict=True)
+        self._beside(*(partial(critic.backward, [pull]) for critic, pull in pairs))
+
+    def slopes(self) -> list[tuple[Tensor, Tensor]]:
+        """Of each critic the values of the actor's actions, and minus their slopes by those."""
+        return self._beside(*(partial(self._slope, critic) for critic in self._critics))
 
     def _goal(self, batch: Any, following: Tensor, after: Sample) -> Tensor:
         """What the critics are to say, (batch, 1)."""
@@ -148,21 +165,40 @@ class GradientSteps:
         fields = _sampled(mean, unbounded, _noise(mean))
         return [Sample(*half) for half in zip(*(field.chunk(2) for field in fields), strict=True)]
 
-    def improve_actor(self, *meanwhile: Work) -> None:
+    def improve_actor(self, slopes: list[tuple[Tensor, Tensor]], *meanwhile: Work) -> None:
         """Set the actor's gradient, while another thread may do what leaves actor and critics."""
         sample = self._here
         adam.forget(self._agent.actor.optimizer)
-        inputs = torch.cat((self._states, sample.action), dim=1)
-        columns = slice(self._states.shape[1], None)
-        works = (partial(_sloped, critic, inputs, columns) for critic in self._critics)
-        values, slopes = map(list, zip(*self._beside(*works), strict=True))
         with Aside() as aside:
             for work in meanwhile:
                 aside.add(work)
-            loss, by_action = _actor_loss(values, slopes, sample.log_prob, self._temperature)
+            values, by_actions = map(list, zip(*slopes, strict=True))
+            loss, by_action = _actor_loss(values, by_actions, sample.log_prob, self._temperature)
             self._log(actor_loss=loss)
             self._actor.backward(_to_outputs(by_action, *sample, self._temperature))
             self._add_up()
+
+    def _critics_are_alone(self) -> bool:
+        """Whether each can step as soon as it has its own gradients, since nobody sees all."""
+        optimizer = self._agent.critic.optimizer
+        seen = watched(self._agent, optimizer, "update_critic") or not adam.is_plain(optimizer)
+        return bool(self._parts) and not seen
+
+    def _renew(self, critic: Branches, part: slice, pull: Tensor) -> tuple[Tensor, Tensor]:
+        """All of a critic's own step, in one go, and then its slope."""
+        optimizer = self._agent.critic.optimizer
+        critic.backward([pull])
+        if not on_device(pull):
+            check_gradients(self._agent, optimizer.param_groups[0]["params"][part], "critic")
+        adam.move(optimizer, part)
+        return self._slope(critic)
+
+    def _slope(self, critic: Branches) -> tuple[Tensor, Tensor]:
+        inputs = torch.cat((self._states, self._here.action), dim=1)
+        (value,) = critic.forward(inputs)
+        columns = slice(self._states.shape[1], None)
+        slope: Tensor = critic.backward([-torch.ones_like(value)], weights=False, inputs=columns)
+        return value, slope
 
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Step an optimizer, with what protections do before."""
@@ -204,11 +240,21 @@ class GradientSteps:
         self._sums += figures
 
 
-def _sloped(critic: Branches, inputs: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Values of rows by a critic, (batch, 1), and minus their slopes by some of the columns."""
-    (value,) = critic.forward(inputs)
-    slope: Tensor = critic.backward([-torch.ones_like(value)], weights=False, inputs=columns)
-    return value, slope
+def watched(agent: Any, optimizer: torch.optim.Optimizer, hook: str) -> bool:
+    """Whether a step of an optimizer calls Python that is not only the agent's own."""
+    protected = any(p.strength > 0.0 and hook in p.hooks() for p in agent.protections)
+    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    return protected or len(before) > 1 or len(after) > 0  # the agent has one before
+
+
+def _parts(critic: Any) -> list[slice]:
+    """Where each critic's weights are in the optimizer; none where it has others too."""
+    groups = critic.optimizer.param_groups
+    own = [list(network.parameters()) for network in critic.q_networks]
+    if len(groups) > 1 or [*map(id, chain(*own))] != [*map(id, groups[0]["params"])]:
+        return []
+    ends = accumulate(map(len, own))
+    return [slice(end - len(weights), end) for end, weights in zip(ends, own, strict=True)]
 
 
 def _noise(like: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def test_in_pieces_it_is_adam(options: dict[str, Any], monkeypatch: pytest.Monke
     for i in range(6):
         twins.draw(last=i % 2 == 0)
         twins.theirs.step()
-        adam.move(twins.ours, torch.tensor(1e-2), sac_capture.pieces)
+        adam.move(twins.ours, rate=torch.tensor(1e-2), cut=sac_capture.pieces)
     for mine, other in zip(*twins.weights, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
         assert twins.ours.state[mine]["step"] == twins.theirs.state[other]["step"]
