@@ -14,22 +14,26 @@ class Branches:
     """Shared layers, and after them a head for each skill's rows, which come skill after skill."""
 
     def __init__(
-        self, shared: Sequence[nn.Module], heads: Sequence[Switch], skills: Sequence[int]
+        self,
+        shared: Sequence[nn.Module],
+        heads: Sequence[Switch],
+        skills: Sequence[int],
+        keep: bool = True,
     ) -> None:
-        """Take layers and, of each of some heads, those of the skills, each once."""
-        self._shared, self._bare = Tape(nn.Sequential(*shared)), not shared
+        """Take layers and, of each head, those of the skills, each once; `keep` as of `Tape`."""
+        self._shared, self._bare = Tape(nn.Sequential(*shared), keep), not shared
         chosen = [0] if len(heads[0].layers) == 1 else skills
-        self._heads = [[Tape(head.layers[i]) for i in chosen] for head in heads]  # type: ignore[arg-type]
+        self._heads = [[Tape(head.layers[i], keep) for i in chosen] for head in heads]  # type: ignore[arg-type]
 
     @staticmethod
-    def of_actor(actor: Any, skills: Sequence[int]) -> "Branches":
+    def of_actor(actor: Any, skills: Sequence[int], keep: bool = True) -> "Branches":
         """SAC's actor, whose outputs are mean and log-std."""
-        return Branches([*actor.latent_pi], [actor.mu, actor.log_std], skills)
+        return Branches([*actor.latent_pi], [actor.mu, actor.log_std], skills, keep)
 
     @staticmethod
-    def of_critics(critic: Any, skills: Sequence[int]) -> "list[Branches]":
+    def of_critics(critic: Any, skills: Sequence[int], keep: bool = True) -> "list[Branches]":
         """SAC's critics, with one output each."""
-        return [Branches([*net][:-1], [net[-1]], skills) for net in critic.q_networks]
+        return [Branches([*net][:-1], [net[-1]], skills, keep) for net in critic.q_networks]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Output of each of the heads, (rows, out), for as many rows of each skill."""

@@ -26,7 +26,7 @@ class Rehearsal:
         self._parameters = list(policy.actor.parameters())
         self._actor = Branches.of_actor(policy.actor, skills)
         self._critics = Branches.of_critics(policy.critic, skills)
-        self._targets = Branches.of_critics(policy.critic_target, skills)
+        self._targets = Branches.of_critics(policy.critic_target, skills, keep=False)
 
     @torch.no_grad()
     def states(self, observations: Tensor) -> Tensor:

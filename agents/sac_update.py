@@ -90,9 +90,10 @@ class GradientSteps:
     def __init__(self, agent: Any) -> None:
         self._agent = agent
         self._skills: list[int] = agent.learned
-        self._actor, self._next = (Branches.of_actor(agent.actor, self._skills) for _ in range(2))
+        self._actor = Branches.of_actor(agent.actor, self._skills)
+        self._next = Branches.of_actor(agent.actor, self._skills, keep=False)
         self._critics = Branches.of_critics(agent.critic, self._skills)
-        self._targets = Branches.of_critics(agent.critic_target, self._skills)
+        self._targets = Branches.of_critics(agent.critic_target, self._skills, keep=False)
         self._online: list[Tensor] = list(agent.critic.parameters())
         self._parts = _parts(agent.critic)
         self._slow: list[Tensor] = list(agent.critic_target.parameters())

@@ -91,10 +91,14 @@ def fill(buffer: Any, count: int = 10_000) -> None:
 
 
 def settle(agent: Any, threads: int) -> None:
-    """Threads as `clrl train` has them for ours, and as torch has them for SB3's `train`."""
+    """Threads as `clrl train` has them for ours, whose lanes wait meanwhile, and torch's for SB3's.
+
+    New lanes would begin with empty caches, which a training does once.
+    """
     lanes = getattr(agent, "updates", "sb3") != "sb3"
     torch.set_num_threads(1 if lanes else threads)
-    set_lanes(threads if lanes else 1)
+    if lanes:
+        set_lanes(threads)
 
 
 def rate(agent: Any, batch_size: int, steps: int) -> float:
