@@ -149,12 +149,13 @@ class Aside:
         self._alone = _Threads.all_busy()
         self._begun: list[_Piece] = []
 
-    def add(self, work: Work) -> None:
-        """Have work done whose result nobody asks for; what it reads stays as it is until then."""
+    def add(self, work: Work) -> Work:
+        """Have work done, and get what gives its result; what it reads stays as it is."""
         if self._alone:
-            work()
-        else:
-            self._begun.append(_Threads.begin(work))
+            result = work()
+            return lambda: result
+        self._begun.append(_Threads.begin(work))
+        return self._begun[-1].result
 
     def __enter__(self) -> "Aside":
         return self

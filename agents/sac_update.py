@@ -130,15 +130,8 @@ class GradientSteps:
         features = self._agent.policy.features
         self._states, following = (features.of_each(seen, self._skills) for seen in both)
         inputs = torch.cat((self._states, batch.actions), dim=1)
-        here, there, *values = self._beside(
-            partial(self._actor.forward, self._states),
-            partial(self._next.forward, following),
-            *(partial(critic.forward, inputs) for critic in self._critics),
-        )
-        self._here, after = self._samples(here, there)
-        self._temperature = self._step_temperature(self._here.log_prob)
-        goal = self._goal(batch, following, after)
-        loss, gradients = _critics_loss([value for (value,) in values], goal)
+        values, goal = self._values_and_goal(batch, inputs, following)
+        loss, gradients = _critics_loss(values, goal)
         self._log(critic_loss=loss)
         adam.forget(self._agent.critic.optimizer)
         return gradients
@@ -152,8 +145,32 @@ class GradientSteps:
         """Of each critic the values of the actor's actions, and minus their slopes by those."""
         return self._beside(*(partial(self._slope, critic) for critic in self._critics))
 
-    def _goal(self, batch: Any, following: Tensor, after: Sample) -> Tensor:
-        """What the critics are to say, (batch, 1)."""
+    def _values_and_goal(
+        self, batch: Any, inputs: Tensor, following: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """What the critics say and what they are to say, (batch, 1) each."""
+        actors = (
+            partial(self._actor.forward, self._states),
+            partial(self._next.forward, following),
+        )
+        critics = [partial(critic.forward, inputs) for critic in self._critics]
+        if on_device(inputs):
+            here, there, *outputs = self._beside(*actors, *critics)
+            goal = self._goal(batch, following, here, there)
+        else:  # as many passes for other threads as there are to the goal for this one
+            here, there = self._beside(*actors)
+            with Aside() as aside:
+                results = [aside.add(critic) for critic in critics]
+                goal = self._goal(batch, following, here, there)
+            outputs = [result() for result in results]
+        return [value for (value,) in outputs], goal
+
+    def _goal(
+        self, batch: Any, following: Tensor, here: list[Tensor], there: list[Tensor]
+    ) -> Tensor:
+        """Draw actions by the actor's outputs, step the temperature, and ask the targets."""
+        self._here, after = self._samples(here, there)
+        self._temperature = self._step_temperature(self._here.log_prob)
         inputs = torch.cat((following, after.action), dim=1)
         outputs = self._beside(*(partial(target.forward, inputs) for target in self._targets))
         values = [value for (value,) in outputs]
