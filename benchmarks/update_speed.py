@@ -1,9 +1,10 @@
 """SAC's gradient steps: ours against Stable-Baselines3's `SAC.train`, and what protections add.
 
-`ours` and `theirs` are updates/s on the same networks, batches and cores, in alternation: ours with
-a torch thread in each of as many lanes, theirs with as many torch threads. For a protection
-`theirs` is the unprotected agent. "of the ceiling" is the share of time that the products of
-matrices of an update would take at the fastest rate measured for them in this run.
+`ours` and `theirs` are updates/s on the same networks, batches and cores, in alternation. SB3 has
+as many torch threads as there are cores; so has ours where it says so, and elsewhere a lane on
+each, as `clrl train` has. For a protection `theirs` is the unprotected agent. "of the ceiling" is
+the share of time that the products of matrices of an update would take at the fastest rate measured
+for them in this run.
 """
 
 import argparse
@@ -90,17 +91,6 @@ def fill(buffer: Any, count: int = 10_000) -> None:
     buffer.pos = count
 
 
-def settle(agent: Any, threads: int) -> None:
-    """Threads as `clrl train` has them for ours, whose lanes wait meanwhile, and torch's for SB3's.
-
-    New lanes would begin with empty caches, which a training does once.
-    """
-    lanes = getattr(agent, "updates", "sb3") != "sb3"
-    torch.set_num_threads(1 if lanes else threads)
-    if lanes:
-        set_lanes(threads)
-
-
 def rate(agent: Any, batch_size: int, steps: int) -> float:
     """Updates/s over one call of `train`, which reads its figures back last."""
     start = time.perf_counter()
@@ -108,12 +98,16 @@ def rate(agent: Any, batch_size: int, steps: int) -> float:
     return steps / (time.perf_counter() - start)
 
 
-def alternate(first: Any, second: Any, batch_size: int, options: Any) -> tuple[list[float], ...]:
+def alternate(
+    first: Any, second: Any, batch_size: int, options: Any, lanes: bool = True
+) -> tuple[list[float], ...]:
     """Rates of two agents, in alternation, after a warm-up of both."""
     rates: tuple[list[float], list[float]] = ([], [])
+    set_lanes(options.threads if lanes else 1)
     for i in range(options.rounds + 1):
         for agent, measured in zip((first, second), rates, strict=True):
-            settle(agent, options.threads)
+            is_ours = getattr(agent, "updates", "sb3") != "sb3"
+            torch.set_num_threads(1 if lanes and is_ours else options.threads)
             value = rate(agent, batch_size, options.steps)
             if i:
                 measured.append(value)
@@ -160,18 +154,21 @@ def measure_networks(options: Any) -> list[Row]:
             torch.set_num_threads(options.threads)
             limit = ceiling(batch_size) / flops(network)
             rows.append(row("  of the ceiling", "updates/s", mine, [limit] * len(mine)))
+            rates = alternate(*pair, batch_size, options, lanes=False)
+            rows.append(row("  on torch's threads", "updates/s", *rates))
     return rows
 
 
 def measure_lanes(options: Any) -> list[Row]:
     """Networks side by side, as `clrl train` has them, against one after another."""
+    torch.set_num_threads(1)
     rows = []
     for network, (_, batch_size, _) in NETWORKS.items():
         agent = ours(network, options.device)
         rates: dict[int, list[float]] = {options.threads: [], 1: []}
         for i in range(options.rounds + 1):
             for lanes, measured in rates.items():
-                settle(agent, lanes)
+                set_lanes(lanes)
                 value = rate(agent, batch_size, options.steps)
                 if i:
                     measured.append(value)
