@@ -30,6 +30,8 @@ Observation = ArrayLike | Mapping[str, ArrayLike]
 _LOG = logging.getLogger(__name__)
 _LARGEST = float(np.finfo(np.float32).max)
 _WIDEST = 2**16  # elements of an observation or an action
+_LONG_AGO = 3600.0  # s, after which a stamp is rather of another clock than late
+_CLOCKS = "stamps are of the policy's clock, time.monotonic unless `load` was given another"
 
 
 class ObservationError(RuntimeError):
@@ -288,7 +290,8 @@ class Policy:
         if stamp is not None and (most := self.safety.max_age) is not None:
             age = now - stamp
             if not -most <= age <= most:
-                return f"the observation is {age:.3f} s old; at most {most:g} s is allowed"
+                fault = f"the observation is {age:.3f} s old; at most {most:g} s is allowed"
+                return fault if 0.0 <= age < _LONG_AGO else f"{fault}; {_CLOCKS}"
         return None
 
     def _faulty(self, entry: _Skill, fault: str, now: float) -> Array:

@@ -137,6 +137,18 @@ def test_a_stale_observation_is_a_fault(path: Path, row: Any, age: float, clock:
         policy(row, "reach")
 
 
+@pytest.mark.parametrize(
+    ("age", "told"), [(0.06, False), (-0.06, True), (-1.7e9, True), (1e5, True)]
+)
+def test_a_stamp_of_another_clock_is_told(
+    path: Path, row: Any, age: float, told: bool, clock: Clock
+) -> None:
+    policy = deploy.load(path, Safety(on_fault="raise", max_age=0.05), clock)
+    with pytest.raises(ObservationError) as fault:
+        policy(row, "reach", stamp=clock.now - age)
+    assert ("time.monotonic unless" in str(fault.value)) is told
+
+
 def test_slew_limits_the_change_of_each_action(path: Path, row: Any, clock: Clock) -> None:
     wanted = deploy.load(path)(row, "reach")
     policy = deploy.load(path, Safety(slew=[0.4, 0.4, 0.4, 4.0]), clock)
