@@ -22,19 +22,15 @@ from clrl.agents.fused import fused
 _WIDE = 64  # inputs from which a weight's gradient is quicker with the batch made contiguous
 _NARROW = 8  # columns up to which MKL is quicker with the product turned over
 _LEAST = 2**20  # multiplications below which starting oneDNN costs more than it saves
-
-
-def uses_onednn(then: str = "none") -> bool:
-    """Whether products that end in `then` go to oneDNN, with as many threads as torch has now."""
-    return torch.get_num_threads() <= onednn_threads(tanh=then == "tanh")
+_LONG = 512  # rows from which it is as good as MKL where both multiply at the same rate
 
 
 @cache
-def onednn_threads(tanh: bool) -> float:
-    """Most threads with which oneDNN is the faster one, with a tanh to follow or not.
+def onednn_threads() -> float:
+    """Most threads with which oneDNN is not the slower one for many rows; 0 where it always is.
 
-    So it is with AVX-512 on a processor not known to be Intel's. AMD's family 25 does that in two
-    halves: there MKL multiplies as fast, and is slower only at a tanh on one thread. The
+    It is the faster one with AVX-512 on a processor not known to be Intel's. AMD's family 25 does
+    that in two halves: there both are alike on one thread, and MKL is faster on more. The
     environment variable CLRL_ONEDNN, 0 or 1, decides instead where it is set.
     """
     if (chosen := os.environ.get("CLRL_ONEDNN")) is not None:
@@ -47,7 +43,7 @@ def onednn_threads(tanh: bool) -> float:
     processor = described.read_text()
     if "GenuineIntel" in processor:
         return 0
-    return int(tanh) if re.search(r"cpu family\s*: 25\b", processor) else math.inf
+    return 1 if re.search(r"cpu family\s*: 25\b", processor) else math.inf
 
 
 def product(
@@ -81,8 +77,11 @@ def product(
 
 
 def goes_to_onednn(x: Tensor, weights: int, then: str = "none") -> bool:
-    """Whether a product of rows (m, k) with so many weights is worth oneDNN's start."""
-    return uses_onednn(then) and x.is_cpu and x.shape[0] * weights >= _LEAST
+    """Whether oneDNN is to multiply rows (m, k) with so many weights, `then` to follow."""
+    most = onednn_threads()
+    if not x.is_cpu or x.shape[0] * weights < _LEAST or torch.get_num_threads() > most:
+        return False
+    return most > 1 or then == "tanh" or max(x.shape) >= _LONG
 
 
 def by_input(gradient: Tensor, weight: Tensor) -> Tensor:

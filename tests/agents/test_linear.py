@@ -18,11 +18,11 @@ from clrl.agents.linear import (
     Linear,
     by_input,
     by_weight,
+    goes_to_onednn,
     linear,
     onednn_threads,
     product,
     speed_up,
-    uses_onednn,
 )
 
 
@@ -214,23 +214,23 @@ def test_the_environment_may_decide(
 ) -> None:
     monkeypatch.setenv("CLRL_ONEDNN", value)
     onednn_threads.cache_clear()
-    assert uses_onednn() is expected
+    assert goes_to_onednn(torch.empty(2, 3), 6) is expected
 
 
 @pytest.mark.parametrize(
     ("capability", "vendor", "family", "expected"),
     [
-        ("AVX512", "AuthenticAMD", 26, {"none": [True, True], "tanh": [True, True]}),
-        ("AVX512", "AuthenticAMD", 25, {"none": [False, False], "tanh": [True, False]}),
-        ("AVX512", "GenuineIntel", 6, {"none": [False, False], "tanh": [False, False]}),
-        ("AVX2", "AuthenticAMD", 25, {"none": [False, False], "tanh": [False, False]}),
+        ("AVX512", "AuthenticAMD", 26, ["few", "many", "tanh", "few 2", "many 2", "tanh 2"]),
+        ("AVX512", "AuthenticAMD", 25, ["many", "tanh"]),
+        ("AVX512", "GenuineIntel", 6, []),
+        ("AVX2", "AuthenticAMD", 25, []),
     ],
 )
-def test_processor_and_threads_decide_otherwise(
+def test_processor_threads_and_rows_decide_otherwise(
     capability: str,
     vendor: str,
     family: int,
-    expected: dict[str, list[bool]],
+    expected: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Described:
@@ -247,7 +247,12 @@ def test_processor_and_threads_decide_otherwise(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     onednn_threads.cache_clear()
-    for then, answers in expected.items():
-        for threads, uses in enumerate(answers, 1):
-            monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
-            assert uses_onednn(then) is uses
+    few, many = torch.empty(256, 8), torch.empty(1024, 8)
+    products = {"few": (few, "relu"), "many": (many, "relu"), "tanh": (few, "tanh")}
+    found = []
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        for name, (x, then) in products.items():
+            if goes_to_onednn(x, 64, then):
+                found.append(name if threads == 1 else f"{name} 2")
+    assert found == expected
