@@ -22,7 +22,7 @@ _STREAMS: dict[torch.device, list[torch.cuda.Stream]] = {}
 class _Piece:
     """Work for whoever takes it first: a thread, or the one that needs its result.
 
-    `concurrent.futures` does the same, in 60 us more of two cores' time.
+    `concurrent.futures` would take 5 to 18 us more for it, of the 140 that two short ones take.
     """
 
     def __init__(self, work: Work) -> None:
