@@ -100,7 +100,11 @@ class Episodes:
 
     @torch.inference_mode()
     def step(self, action: Tensor) -> Step:
-        """Take one control step in every world with actions of shape (n, act); no waiting."""
+        """Take one control step in every world with actions of shape (n, act); no waiting.
+
+        Raises:
+            ValueError: on the CPU, a term of the reward that is not finite.
+        """
         action = action.to(self.world.device)
         self.skill.act(self.world, action.clamp(-1.0, 1.0))
         self.world.step(self.skill.substeps)
@@ -110,6 +114,8 @@ class Episodes:
             self._check(terms, self.skill.success(self.world), self.skill.observe(self.world))
             self._checked = True
         reward = torch.stack(list(terms.values())).sum(dim=0)
+        if reward.is_cpu and not reward.isfinite().all():  # elsewhere a look would wait
+            self._blame(terms)
         success = self.skill.success(self.world)
         if self.recall:
             self.recall.keep(self.elapsed)
@@ -167,6 +173,17 @@ class Episodes:
                 )
         if not (isinstance(success, Tensor) and success.dtype == torch.bool):
             raise ValueError(f"skill {self.skill.name!r}: success must be of type bool")
+
+    def _blame(self, terms: Terms) -> None:
+        """Say which term of the reward is not finite, and where it came about."""
+        skill = f"skill {self.skill.name!r}"
+        for name, term in terms.items():
+            for i in (~term.isfinite()).nonzero()[:1, 0].tolist():
+                where = (
+                    f"in world {i} of {self.n}, in step {int(self.elapsed[i]) + 1} of its episode"
+                )
+                raise ValueError(f"{skill}: reward's {name!r} is {float(term[i])} {where}")
+        raise ValueError(f"{skill}: the sum of the reward's terms is not finite")
 
     def state(self) -> dict[str, Tensor]:
         """Everything the coming steps depend on, on the CPU.

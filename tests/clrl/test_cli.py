@@ -259,6 +259,22 @@ def test_a_skill_whose_functions_give_other_shapes_is_told_which(
         episodes.step(torch.zeros(8, 4))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_term_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    episodes = Episodes(Reach(), 4, threads=1)
+    episodes.reset()
+    episodes.step(torch.zeros(4, 4))
+    good = torch.zeros(4)
+    bad = torch.tensor([0.0, 0.0, value, value])
+    monkeypatch.setattr(Reach, "reward", lambda *_: {"near": good, "log": bad})
+    where = re.escape(f"reward's 'log' is {value} in world 2 of 4, in step 2 of its episode")
+    with pytest.raises(ValueError, match=f"skill 'reach': {where}"):
+        episodes.step(torch.zeros(4, 4))
+    monkeypatch.setattr(Reach, "reward", lambda *_: {"near": good + 3e38, "far": good + 3e38})
+    with pytest.raises(ValueError, match="the sum of the reward's terms is not finite"):
+        episodes.step(torch.zeros(4, 4))
+
+
 def test_what_is_no_skill_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     line = refused(capsys, "train", "arm-reach,clrl.agents.ewc:EWC", "--out", str(tmp_path / "run"))
     assert "'clrl.agents.ewc:EWC' is no skill" in line
