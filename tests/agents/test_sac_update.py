@@ -127,6 +127,21 @@ def test_a_step_is_sb3s(
     assert float((ours - reference).norm() / moved) < 3.0 * drift + 1e-4
 
 
+def test_whoever_looks_on_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Critics step one by one, or together where somebody sees the gradients of both."""
+    seen: list[int] = []
+
+    def look(optimizer: Any, *_: object) -> None:
+        gradients = (p.grad is not None for p in optimizer.param_groups[0]["params"])
+        seen.append(sum(gradients))
+
+    data, alone, watched = batches(12), build("fast"), build("fast")
+    watched.critic.optimizer.register_step_pre_hook(look)
+    ends = [run(agent, data, monkeypatch, torch.float32) for agent in (alone, watched)]
+    assert torch.equal(*ends)
+    assert seen == [len(list(watched.critic.parameters()))] * 12
+
+
 def test_what_is_logged_is_sb3s(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[dict[str, float]] = []
     for updates in ("sb3", "fast"):
