@@ -27,7 +27,8 @@ def scores(run: Any, agent: Any, threads: int) -> Any:
 @pytest.mark.parametrize("protect", ["ewc", "packnet", "progressive", "compress", "clear", "redo"])
 @pytest.mark.parametrize("kind", ["ppo", "sac"])
 def test_side_by_side_is_one_after_another(kind: str, protect: str, tmp_path: Path) -> None:
-    run = tiny_run(tmp_path / "run", {protect: {}}, kind)
+    options = {"steps": 200, "states": 512} if protect == "compress" else {}
+    run = tiny_run(tmp_path / "run", {protect: options}, kind)
     agent: Any = run.agent()
     before = copy.deepcopy(agent.policy.state_dict())
     turns, together = (scores(run, agent, threads) for threads in (1, 2))
