@@ -76,11 +76,12 @@ def train(
         The finished run.
 
     Raises:
-        ValueError: something unknown or out of range; nothing is written then.
+        ValueError: something unknown or out of range; nothing is written then. Or, on the CPU, a
+            skill's reward that is not finite; the last checkpoint is good.
         FileExistsError: `out` exists.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was saved; a `KeyboardInterrupt`.
         OSError: the disk fails; earlier checkpoints are good.
-        NumericalError: a number that is not finite; the last checkpoint is good.
+        NumericalError: another number that is not finite; the last checkpoint is good.
     """
     run = prepare(
         curriculum,
