@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from clrl.agents.features import SkillFeatures
 from clrl.agents.layer_norm import add_layer_norm
+from clrl.agents.light_optimizers import make_light
 from clrl.agents.masks import Masks
 from clrl.agents.memory import Memory, MemoryFeatures
 from clrl.agents.pickled import require_trust
 from clrl.agents.progressive import Grown, Level, side_by_side, to_columns
 from clrl.agents.switch import Switch
+
+make_light()
 
 
 class Heads(Switch):
