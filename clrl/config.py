@@ -5,6 +5,7 @@ import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -63,6 +64,7 @@ _LEAST = {"seed": 0, "worlds": 1, "threads": 0, "episodes": 1, "keep_checkpoints
 _MEANT = {"steps": "steps_per_skill", "total_timesteps": "steps_per_skill", "n_envs": "worlds"}
 _OWN = ("worlds", "threads", "episodes", "keep_checkpoints", "checkpoint_seconds", "importance")
 _IMPORTANCE = ("equal", "measured")
+_PACKAGES = ("mujoco", "torch", "stable_baselines3", "gymnasium")  # that a result depends on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,12 +315,14 @@ def _many(batch: object) -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of everything a result depends on."""
-    packages = ("mujoco", "torch", "stable_baselines3", "gymnasium")
-    return {
-        "clrl": clrl.__version__,
-        **{name: version(name) for name in packages},
-        "python": platform.python_version(),
-    }
+    packages = {name: _version(name) for name in _PACKAGES}
+    return {"clrl": clrl.__version__, **packages, "python": platform.python_version()}
+
+
+@cache
+def _version(package: str) -> str:
+    """Of an installed package, whose description takes milliseconds to read."""
+    return version(package)
 
 
 def dumps(content: Any) -> str:

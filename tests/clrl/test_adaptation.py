@@ -15,14 +15,14 @@ from clrl import bundle, export
 from clrl.adaptation import Adaptation, adapt
 from clrl.cli import main
 from clrl.run import Run
-from tests.clrl.test_train import PAIR, PPO, SAC
+from tests.clrl.conftest import PAIR, PPO, SAC
 
 STEPS = 64
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return clrl.train(PAIR, out=tmp_path_factory.mktemp("runs") / "base", **PPO)
+def base(run: Run) -> Run:
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import clrl
 from clrl import bundle, deploy, export
 from clrl.deploy import Safety
+from clrl.run import Run
 from tests.clrl.test_deploy import Clock
-from tests.clrl.test_train import PAIR, PPO
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "deploy"
 
@@ -28,9 +27,8 @@ def load(path: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapters")
-    run = clrl.train(PAIR, out=folder / "run", **PPO)
     export.write(folder / "bundle", export.export(run))
     return folder / "bundle"
 

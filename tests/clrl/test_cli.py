@@ -20,12 +20,13 @@ from clrl.envs import Curriculum, make_curriculum, make_skill
 from clrl.envs.arm_skills import Reach
 from clrl.envs.episodes import Episodes
 from clrl.run import Run
-from tests.clrl.test_train import PAIR, PPO
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return clrl.train(PAIR, out=tmp_path_factory.mktemp("runs") / "pair", **PPO)
+def run(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A copy of it, in which resuming and filming leave something."""
+    copy = shutil.copytree(run.path, tmp_path_factory.mktemp("runs") / "pair")
+    return Run.open(copy)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

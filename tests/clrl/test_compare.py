@@ -18,8 +18,8 @@ from clrl.cli import main
 from clrl.compare import compare, label, read
 from clrl.config import resolve
 from clrl.envs import make_curriculum
+from tests.clrl.conftest import PAIR, PPO
 from tests.clrl.test_cli import refused
-from tests.clrl.test_train import PAIR, PPO
 
 
 @pytest.fixture(scope="module")

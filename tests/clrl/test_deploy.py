@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import clrl
 from clrl import bundle, deploy, export
 from clrl.deploy import ObservationError, Policy, Safety
-from tests.clrl.test_train import PAIR, PPO
+from clrl.run import Run
 
 NAMES = ["reach", "press"]
 
@@ -27,9 +26,8 @@ class Clock:
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("deploy")
-    run = clrl.train(PAIR, out=folder / "run", **PPO)
     export.write(folder / "bundle", export.export(run))
     return folder / "bundle"
 

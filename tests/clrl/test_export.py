@@ -20,7 +20,7 @@ from clrl.eval.retention import Retention
 from clrl.run import Run
 from clrl.verify import verify
 from clrl.voices import Voice
-from tests.clrl.test_train import PAIR, PPO
+from tests.clrl.conftest import PAIR
 
 PPO_OPTIONS = {"n_steps": 8, "batch_size": 16, "n_epochs": 1}
 SAC_OPTIONS = {"learning_starts": 32, "gradient_steps": 1, "batch_size": 16}
@@ -35,11 +35,6 @@ KINDS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "sac progressive": ("sac", SAC_OPTIONS | {"policy_kwargs": {"progressive": True}}, PAIR),
     "padded": ("ppo", PPO_OPTIONS, ["arm-reach", "Pusher-v5"]),
 }
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return clrl.train(PAIR, out=tmp_path_factory.mktemp("runs") / "pair", **PPO)
 
 
 @pytest.fixture(scope="module")

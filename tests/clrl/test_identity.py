@@ -19,12 +19,6 @@ from clrl.envs.world import World
 from clrl.eval.evaluator import Evaluator
 from clrl.measure import measure_row
 from clrl.run import Run
-from tests.clrl.test_train import PAIR, PPO
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return clrl.train(PAIR, out=tmp_path_factory.mktemp("runs") / "pair", **PPO)
 
 
 @pytest.fixture
@@ -54,7 +48,7 @@ def changed(copy: Path, path: str, value: Any) -> None:
         ("agent", "sac", "agent was 'ppo', and here it is 'sac'"),
         ("protect", {"ewc": {}}, r"protections was .*'distill'.* and here it is \['ewc'\]"),
         ("curriculum/skills/1/id", "arm-push", r"skills was .*'press'.*, and here it is .*'push'"),
-        ("curriculum/skills/1/horizon", 7, "horizon of skill 'press' was 100, and here it is 7"),
+        ("curriculum/skills/1/horizon", 7, "horizon of skill 'press' was 25, and here it is 7"),
         ("curriculum/skills/0/success_rule", "last-step", "was 'any-step', and here .*last-step"),
     ],
 )

@@ -28,6 +28,7 @@ COMMON: dict[str, Any] = {
     "joint": True,
     "steps_per_skill": 512,
     "worlds": 4,
+    "horizon": 25,
     "threads": 1,
     "episodes": 4,
     "quiet": True,

@@ -11,8 +11,7 @@ from clrl.cli import main
 from clrl.export import export
 from clrl.measure import evaluate_run
 from clrl.run import Run
-from tests.clrl.conftest import Stopped
-from tests.clrl.test_train import PAIR, PPO
+from tests.clrl.conftest import PAIR, PPO, Stopped
 
 
 @pytest.fixture(scope="module")

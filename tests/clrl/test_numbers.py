@@ -14,11 +14,11 @@ from clrl import checkpoint, divergence
 from clrl.agents import NumericalError
 from clrl.envs import Curriculum
 from tests.agents.conftest import make_agent
-from tests.clrl.conftest import Stopped
-from tests.clrl.test_train import PPO, same_weights
+from tests.clrl.conftest import PPO, Stopped
+from tests.clrl.test_train import same_weights
 from tests.envs.test_divergence import Bursts
 
-OPTIONS: dict[str, Any] = PPO | {"steps_per_skill": 512, "protect": []}
+OPTIONS: dict[str, Any] = PPO | {"steps_per_skill": 512, "horizon": None, "protect": []}
 
 
 def bursts() -> Curriculum:

@@ -24,26 +24,10 @@ from clrl.envs.arm_skills import Reach
 from clrl.measure import evaluate_run
 from clrl.preparation import prepare
 from clrl.run import Run
-from tests.clrl.conftest import Stopped
+from tests.clrl.conftest import PAIR, PPO, SAC, Stopped
 
-SMALL: dict[str, Any] = {
-    "protect": ["ewc", "distill", "replay"],
-    "steps_per_skill": 768,
-    "worlds": 4,
-    "threads": 1,
-    "episodes": 4,
-    "quiet": True,
-}
-PPO: dict[str, Any] = SMALL | {"n_steps": 32, "batch_size": 64, "n_epochs": 2}
-SAC: dict[str, Any] = SMALL | {
-    "steps_per_skill": 240,
-    "learning_starts": 100,
-    "gradient_steps": 1,
-    "batch_size": 32,
-}
 OPTIONS = {"ppo": PPO, "sac": SAC}
 OFTEN: dict[str, Any] = {"checkpoint_seconds": 0.0}
-PAIR = ["arm-reach", "arm-press"]
 
 
 @pytest.fixture(scope="module")

@@ -9,21 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import clrl
 from clrl import export
 from clrl.cli import main
 from clrl.run import Run
 from tests.clrl import forgery
-from tests.clrl.test_train import PAIR, PPO
 
 Change = Callable[[Path], None]
 SECONDS = 60
 CONTENTS = ["pickle", "zip", "zip bomb", "torch"]
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return clrl.train(PAIR, out=tmp_path_factory.mktemp("runs") / "pair", **PPO)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import pytest
 import clrl
 from clrl.run import Run
 from tests.clrl import forgery
+from tests.clrl.conftest import PPO
 from tests.clrl.forgery import NOT_JSON, NOT_PLAIN
-from tests.clrl.test_train import PPO
 from tests.clrl.untrusted.conftest import refused
 
 
