@@ -96,8 +96,9 @@ def _curriculum(comparison: Comparison, name: str) -> list[str]:
         "<h3>What it costs</h3>",
         _table(rows, COST),
         f'<p class="note">{escape(BASIS[0].upper() + BASIS[1:])}.</p>',
-        _plot("With 95 % intervals", plots.intervals(rows)),
     ]
+    if len(methods) > 1 or any(e and e.low is not None for e in rows[0][1].values()):
+        parts.append(_plot("With 95 % intervals", plots.intervals(rows)))  # else the table says it
     if len(methods) > 1:
         chances = comparison.improvement(name)
         told = "Probability that a run of the row's method beats one of the column's on a skill"
