@@ -18,6 +18,10 @@ settings.load_profile("same")
 
 @pytest.fixture(autouse=True, scope="module")
 def _room() -> Iterator[None]:
-    """Agents hold themselves in circles, and their buffers are larger than Python can see."""
+    """Agents hold themselves in circles, and their buffers are larger than Python can see.
+
+    What is left then stays, and every later look passes over it.
+    """
     yield
     gc.collect()
+    gc.freeze()

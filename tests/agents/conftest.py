@@ -83,8 +83,8 @@ def tiny_run(out: Path, protect: dict[str, dict[str, Any]], agent: str = "ppo") 
         "ppo": {"n_steps": 8, "batch_size": 32, "n_epochs": 1},
         "sac": {"learning_starts": 64, "gradient_steps": 1, "batch_size": 16},
     }[agent]
-    short |= {"steps_per_skill": 512, "horizon": 10, "episodes": 4, "worlds": 8, "quiet": True}
-    return clrl.train(["arm-reach", "arm-press"], agent, protect, out=out, **short)
+    short |= {"steps_per_skill": 512, "horizon": 10, "episodes": 4, "worlds": 8, "threads": 1}
+    return clrl.train(["arm-reach", "arm-press"], agent, protect, out=out, quiet=True, **short)
 
 
 def side_by_side(*worlds: int) -> SideBySide:
