@@ -2,15 +2,19 @@
 
 `ours` and `theirs` are updates/s on the same networks, batches and cores, in alternation. SB3 has
 as many torch threads as there are cores; so has ours where it says so, and elsewhere a lane on
-each, as `clrl train` has. For a protection `theirs` is the unprotected agent. "of the ceiling" is
-the share of time that the products of matrices of an update would take at the fastest rate measured
-for them in this run.
+each, as `clrl train` has. On a CPU each has a process of its own, as whoever trains has, so that
+neither finds its memory among the other's nor waits for the other's threads. For a protection
+`theirs` is the unprotected agent. "of the ceiling" is the share of time that the products of
+matrices of an update would take at the fastest rate measured for them in this run.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -98,20 +102,52 @@ def rate(agent: Any, batch_size: int, steps: int) -> float:
     return steps / (time.perf_counter() - start)
 
 
-def alternate(
-    first: Any, second: Any, batch_size: int, options: Any, lanes: bool = True
-) -> tuple[list[float], ...]:
+def alternate(first: Any, second: Any, batch_size: int, options: Any) -> tuple[list[float], ...]:
     """Rates of two agents, in alternation, after a warm-up of both."""
     rates: tuple[list[float], list[float]] = ([], [])
-    set_lanes(options.threads if lanes else 1)
+    set_lanes(options.threads)
     for i in range(options.rounds + 1):
         for agent, measured in zip((first, second), rates, strict=True):
             is_ours = getattr(agent, "updates", "sb3") != "sb3"
-            torch.set_num_threads(1 if lanes and is_ours else options.threads)
+            torch.set_num_threads(1 if is_ours else options.threads)
             value = rate(agent, batch_size, options.steps)
             if i:
                 measured.append(value)
     return rates
+
+
+@contextmanager
+def alone(side: str, network: str, options: Any) -> Iterator[Callable[[], float]]:
+    """An agent in a process of its own: what is yielded measures its rate."""
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there, side, network, options))
+    process.start()
+    try:
+        here.recv()
+
+        def measure() -> float:
+            here.send(options.steps)
+            rate: float = here.recv()
+            return rate
+
+        yield measure
+    finally:
+        here.send(0)
+        process.join()
+
+
+def serve(connection: Connection, side: str, network: str, options: Any) -> None:
+    """Measure rates over as many updates as are asked for, until none are."""
+    torch.set_num_threads(1 if side == "lanes" else options.threads)
+    set_lanes(options.threads if side == "lanes" else 1)
+    agent = (theirs if side == "SB3" else ours)(network, options.device)
+    batch_size = NETWORKS[network][1]
+    agent.train(options.steps, batch_size)
+    connection.send("ready")
+    while steps := connection.recv():
+        agent.train(2, batch_size)
+        connection.send(rate(agent, batch_size, steps))
 
 
 def ceiling(batch_size: int, width: int = 256) -> float:
@@ -147,15 +183,24 @@ def measure_networks(options: Any) -> list[Row]:
     """Every network against SB3's `train`, and against the ceiling."""
     rows = []
     for network, (_, batch_size, _) in NETWORKS.items():
-        pair = ours(network, options.device), theirs(network, options.device)
-        mine, other = alternate(*pair, batch_size, options)
+        if options.device != "cpu":
+            pair = ours(network, options.device), theirs(network, options.device)
+            rates = alternate(*pair, batch_size, options)
+            rows.append(row(f"SAC {network}", "updates/s", *rates))
+            continue
+        with (
+            alone("lanes", network, options) as ours_on_lanes,
+            alone("SB3", network, options) as sb3,
+            alone("threads", network, options) as ours_on_threads,
+        ):
+            sides = (ours_on_lanes, sb3, ours_on_threads)
+            rounds = [[measure() for measure in sides] for _ in range(options.rounds)]
+        mine, other, threads = map(list, zip(*rounds, strict=True))
         rows.append(row(f"SAC {network}", "updates/s", mine, other))
-        if options.device == "cpu":
-            torch.set_num_threads(options.threads)
-            limit = ceiling(batch_size) / flops(network)
-            rows.append(row("  of the ceiling", "updates/s", mine, [limit] * len(mine)))
-            rates = alternate(*pair, batch_size, options, lanes=False)
-            rows.append(row("  on torch's threads", "updates/s", *rates))
+        torch.set_num_threads(options.threads)
+        limit = ceiling(batch_size) / flops(network)
+        rows.append(row("  of the ceiling", "updates/s", mine, [limit] * len(mine)))
+        rows.append(row("  on torch's threads", "updates/s", threads, other))
     return rows
 
 
@@ -208,8 +253,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="of networks and replay")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=40, help="updates a measurement")
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--steps", type=int, default=24, help="updates a measurement")
     parser.add_argument("--layer-norm", action="store_true", help="protect the network with it")
 
 
