@@ -123,12 +123,24 @@ def _rows_until(file: Path, step: int) -> list[dict[str, Any]]:
     try:
         text = read_bytes(file, _LOG_LIMIT).decode(errors="replace").replace("\0", "")
         read = csv.DictReader(text.splitlines())  # with whatever a crash may have left
-        rows = [{k: v for k, v in row.items() if k and v} for row in read]
+        rows = [{k: _number(v) for k, v in row.items() if k and v} for row in read]
     except FileNotFoundError:
         return []
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{file}: {error}; it is only a log: move it away") from None
     return [row for row in rows if _step(row) <= step]
+
+
+def _number(text: str) -> float | str:
+    """What a cell says, which is written again as it was; text would be quoted."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _step(row: dict[str, Any]) -> float:

@@ -23,6 +23,7 @@ from clrl.envs import Curriculum, make_curriculum
 from clrl.envs.arm_skills import Reach
 from clrl.measure import evaluate_run
 from clrl.preparation import prepare
+from clrl.progress import STEP, make_logger
 from clrl.run import Run
 from tests.clrl.conftest import PAIR, PPO, SAC, Stopped
 
@@ -80,6 +81,18 @@ def test_a_run_leaves_what_the_design_says(finished: Run) -> None:
         "pickle" in p.suffix or p.suffix in (".pkl", ".pt", ".zip")
         for p in finished.path.rglob("*")
     )
+
+
+def test_a_log_that_goes_on_is_written_as_it_was(tmp_path: Path) -> None:
+    logger = make_logger(tmp_path, 0)
+    for name, value in {STEP: 8, "a": np.float32(0.1), "b": 1e-05, "c": "x, y", "d": 3}.items():
+        logger.record(name, value)
+    logger.dump(8)
+    logger.close()
+    before = (tmp_path / "progress.csv").read_text()
+    make_logger(tmp_path, 8).close()
+    assert (tmp_path / "progress.csv").read_text() == before
+    assert before.count('"') == 2
 
 
 def test_evaluating_the_checkpoints_gives_the_same_matrix(finished: Run) -> None:
