@@ -14,6 +14,8 @@ from clrl.eval import atomic, schema
 from clrl.eval import metrics as formulas
 from clrl.eval.intervals import wilson
 
+_PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
+
 Rows = tuple[tuple[float, ...], ...]
 
 
@@ -153,7 +155,11 @@ class Retention:
 
         Raises:
             OSError: It cannot be written; an older file stays as it was.
+            ValueError: Its name is that of a picture, which `clrl.eval.plot` draws.
         """
+        if (suffix := os.path.splitext(path)[1].lower()) in _PICTURES:
+            name = os.fspath(path)
+            raise ValueError(f"{name}: a result is saved as JSON; clrl.eval.plot draws a {suffix}")
         atomic.replace(path, self.to_json().encode())
 
     @classmethod

@@ -53,6 +53,12 @@ def test_the_file_has_one_matrix_row_a_line(result: Retention) -> None:
     assert "\n    [0.8, 0.1],\n" in result.to_json()
 
 
+def test_a_picture_is_not_what_save_writes(result: Retention, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is saved as JSON; clrl\.eval\.plot draws a \.png"):
+        result.save(tmp_path / "retention.PNG")
+    assert not list(tmp_path.iterdir())
+
+
 @given(data=st.data(), count=st.integers(1, 4), episodes=st.integers(1, 500))
 def test_what_is_written_is_read(make: Make, data: Any, count: int, episodes: int) -> None:
     def matrix(cells: st.SearchStrategy[Any]) -> Any:
