@@ -156,21 +156,27 @@ class GradientSteps:
         critics = [partial(critic.forward, inputs) for critic in self._critics]
         if on_device(inputs):
             here, there, *outputs = self._beside(*actors, *critics)
-            goal = self._goal(batch, following, here, there)
-        else:  # as many passes for other threads as there are to the goal for this one
+            after = self._draw(here, there)
+            self._step_temperature()
+            goal = self._goal(batch, following, after)
+        else:  # as much for other threads as there is to the goal for this one
             here, there = self._beside(*actors)
             with Aside() as aside:
                 results = [aside.add(critic) for critic in critics]
-                goal = self._goal(batch, following, here, there)
+                after = self._draw(here, there)
+                aside.add(self._step_temperature)
+                goal = self._goal(batch, following, after)
             outputs = [result() for result in results]
         return [value for (value,) in outputs], goal
 
-    def _goal(
-        self, batch: Any, following: Tensor, here: list[Tensor], there: list[Tensor]
-    ) -> Tensor:
-        """Draw actions by the actor's outputs, step the temperature, and ask the targets."""
+    def _draw(self, here: list[Tensor], there: list[Tensor]) -> Sample:
+        """Draw actions by the actor's outputs, and return those that follow."""
         self._here, after = self._samples(here, there)
-        self._temperature = self._step_temperature(self._here.log_prob)
+        self._temperature = self._temperature_before(len(after.action))
+        return after
+
+    def _goal(self, batch: Any, following: Tensor, after: Sample) -> Tensor:
+        """What the critics are to say, by what the targets say."""
         inputs = torch.cat((following, after.action), dim=1)
         outputs = self._beside(*(partial(target.forward, inputs) for target in self._targets))
         values = [value for (value,) in outputs]
@@ -227,22 +233,28 @@ class GradientSteps:
         """Move the targets towards the critics."""
         torch._foreach_lerp_(self._slow, self._online, self._agent.tau)
 
-    def _step_temperature(self, log_prob: Tensor) -> Tensor:
-        """The temperature before its step, one for all rows or one for each, (rows, 1)."""
+    def _temperature_before(self, rows: int) -> Tensor:
+        """The temperature, one for all rows or one for each, (rows, 1), before it steps."""
         agent = self._agent
         if agent.ent_coef_optimizer is None:
             fixed: Tensor = agent.ent_coef_tensor
-            self._log(ent_coef=fixed)
             return fixed
-        temperature, slope, mean, loss = _temperature_loss(
-            agent.log_ent_coef, log_prob, agent.target_entropy
+        temperature: Tensor = agent.log_ent_coef.exp()
+        if (count := temperature.numel()) == 1:
+            return temperature
+        return temperature.repeat_interleave(rows // count)[:, None]
+
+    def _step_temperature(self) -> None:
+        agent = self._agent
+        if agent.ent_coef_optimizer is None:
+            self._log(ent_coef=agent.ent_coef_tensor)
+            return
+        slope, mean, loss = _temperature_loss(
+            agent.log_ent_coef, self._here.log_prob, agent.target_entropy
         )
         self._log(ent_coef=mean, ent_coef_loss=loss)
         agent.log_ent_coef.grad = slope
         self.apply(agent.ent_coef_optimizer)
-        if (count := temperature.numel()) == 1:
-            return temperature
-        return temperature.repeat_interleave(log_prob.shape[0] // count)[:, None]
 
     def _beside(self, *works: Work) -> list[Any]:
         return side_by_side(self._agent.device, *works)
@@ -297,10 +309,10 @@ def _sampled(mean: Tensor, unbounded: Tensor, noise: Tensor) -> tuple[Tensor, ..
 def _temperature_loss(
     log_temperature: Tensor, log_prob: Tensor, target_entropy: float
 ) -> tuple[Tensor, ...]:
-    """Temperatures, the gradient of their loss, their mean, and the loss."""
+    """The gradient of the temperatures' loss, their mean, and the loss."""
     temperature = log_temperature.exp()
     slope = -(log_prob.view(temperature.numel(), -1).mean(dim=1) + target_entropy)
-    return temperature, slope, temperature.mean(), (log_temperature * slope).mean()
+    return slope, temperature.mean(), (log_temperature * slope).mean()
 
 
 @fused
