@@ -123,6 +123,7 @@ def alone(side: str, network: str, options: Any) -> Iterator[Callable[[], float]
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there, side, network, options))
     process.start()
+    there.close()  # so that `recv` ends where the process does
     try:
         here.recv()
 
@@ -133,19 +134,20 @@ def alone(side: str, network: str, options: Any) -> Iterator[Callable[[], float]
 
         yield measure
     finally:
-        here.send(0)
+        process.terminate()
         process.join()
 
 
 def serve(connection: Connection, side: str, network: str, options: Any) -> None:
-    """Measure rates over as many updates as are asked for, until none are."""
+    """Measure rates over as many updates as are asked for."""
     torch.set_num_threads(1 if side == "lanes" else options.threads)
     set_lanes(options.threads if side == "lanes" else 1)
     agent = (theirs if side == "SB3" else ours)(network, options.device)
     batch_size = NETWORKS[network][1]
     agent.train(options.steps, batch_size)
     connection.send("ready")
-    while steps := connection.recv():
+    while True:
+        steps = connection.recv()
         agent.train(2, batch_size)
         connection.send(rate(agent, batch_size, steps))
 

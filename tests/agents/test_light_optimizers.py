@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 _TRAINS = """
-import sys, torch, gymnasium
+import sys, torch
 from clrl.agents import ContinualSAC
 agent = ContinualSAC("MlpPolicy", "Pendulum-v1", learning_starts=10, batch_size=8, seed=0)
 agent.learn(20)

@@ -1,4 +1,4 @@
-"""Runs in tests look at their skills less often than runs do."""
+"""Runs as short as tests can do with, and one that many of them read."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
