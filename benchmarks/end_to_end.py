@@ -10,9 +10,11 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from apart import apart
 from stable_baselines3 import PPO
 from table import Row, arguments, report, row
 
@@ -57,14 +59,22 @@ class Learner:
         return timed
 
 
-def measure(name: str, worlds: int, options: Any) -> list[Row]:
-    """Alternate both learners."""
+def alone(kind: Any, name: str, worlds: int, options: Any) -> Callable[[], dict[str, float]]:
+    """What has a learner learn some more, where it has the process for itself."""
     torch.set_num_threads(1)  # as `clrl train` does
     set_lanes(options.threads)
-    both = [Learner(kind, name, worlds, options.threads) for kind in (ContinualPPO, PPO)]
-    for learner in both:
-        learner.learn(1)
-    pairs = [[learner.learn(options.rollouts) for learner in both] for _ in range(options.rounds)]
+    learner = Learner(kind, name, worlds, options.threads)
+    learner.learn(2)
+    return partial(learner.learn, options.rollouts)
+
+
+def measure(name: str, worlds: int, options: Any) -> list[Row]:
+    """Alternate both learners."""
+    with (
+        apart(alone, ContinualPPO, name, worlds, options) as clrl,
+        apart(alone, PPO, name, worlds, options) as sb3,
+    ):
+        pairs = [(clrl(), sb3()) for _ in range(options.rounds)]
     ours, theirs = ([pair[i] for pair in pairs] for i in (0, 1))
     title = f"{name} x {worlds}"
     rows = [row(title, "steps/s", [m["learn"] for m in ours], [m["learn"] for m in theirs])]
@@ -79,8 +89,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("--skills", nargs="+", default=["arm-reach"])
     parser.add_argument("--worlds", type=int, nargs="+", default=[64])
-    parser.add_argument("--rollouts", type=int, default=10, help="of each in a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rollouts", type=int, default=4, help="of each in a round")
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument(
         "--threads", type=int, default=0, help="of physics and networks, 0 for all cores"
     )

@@ -10,15 +10,13 @@ matrices of an update would take at the fastest rate measured for them in this r
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import torch
+from apart import apart
 from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure as configure_logger
@@ -116,40 +114,19 @@ def alternate(first: Any, second: Any, batch_size: int, options: Any) -> tuple[l
     return rates
 
 
-@contextmanager
-def alone(side: str, network: str, options: Any) -> Iterator[Callable[[], float]]:
-    """An agent in a process of its own: what is yielded measures its rate."""
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there, side, network, options))
-    process.start()
-    there.close()  # so that `recv` ends where the process does
-    try:
-        here.recv()
-
-        def measure() -> float:
-            here.send(options.steps)
-            rate: float = here.recv()
-            return rate
-
-        yield measure
-    finally:
-        process.terminate()
-        process.join()
-
-
-def serve(connection: Connection, side: str, network: str, options: Any) -> None:
-    """Measure rates over as many updates as are asked for."""
+def alone(side: str, network: str, options: Any) -> Callable[[], float]:
+    """What measures an agent's rate, where it has the process for itself."""
     torch.set_num_threads(1 if side == "lanes" else options.threads)
     set_lanes(options.threads if side == "lanes" else 1)
     agent = (theirs if side == "SB3" else ours)(network, options.device)
     batch_size = NETWORKS[network][1]
     agent.train(options.steps, batch_size)
-    connection.send("ready")
-    while True:
-        steps = connection.recv()
+
+    def measure() -> float:
         agent.train(2, batch_size)
-        connection.send(rate(agent, batch_size, steps))
+        return rate(agent, batch_size, options.steps)
+
+    return measure
 
 
 def ceiling(batch_size: int, width: int = 256) -> float:
@@ -191,9 +168,9 @@ def measure_networks(options: Any) -> list[Row]:
             rows.append(row(f"SAC {network}", "updates/s", *rates))
             continue
         with (
-            alone("lanes", network, options) as ours_on_lanes,
-            alone("SB3", network, options) as sb3,
-            alone("threads", network, options) as ours_on_threads,
+            apart(alone, "lanes", network, options) as ours_on_lanes,
+            apart(alone, "SB3", network, options) as sb3,
+            apart(alone, "threads", network, options) as ours_on_threads,
         ):
             sides = (ours_on_lanes, sb3, ours_on_threads)
             rounds = [[measure() for measure in sides] for _ in range(options.rounds)]
