@@ -23,10 +23,13 @@ _PUCK = ((0.40, -0.08), (0.49, 0.08))
 _CABINET_Y = (-0.06, 0.06)
 _DIAL = ((0.40, -0.30), (0.48, -0.24))
 _BUTTON = ((0.40, 0.22), (0.48, 0.30))
+_SCENE = tuple(
+    (*[_HAND_JITTER[i]] * 3, *_PUCK[i], _CABINET_Y[i], *_DIAL[i], *_BUTTON[i]) for i in (0, 1)
+)
 _MOST_PAYLOAD = 4.0  # that the hand's controller still holds up, kg
 _FRICTION = (0.05, 20.0)  # of a factor on it
 _BOUND = 10.0  # of every observation, in its unit; nothing in the scene comes near it
-_SCENE_DRAWS = 10  # random numbers the scene takes; a skill's goal has the rest
+_SCENE_DRAWS = len(_SCENE[0])  # random numbers the scene takes; a skill's goal has the rest
 
 _OBSERVATION: Layout = (
     Part("hand", XYZ, "m", "middle of the fingertips", kind="state/body/position"),
@@ -129,12 +132,13 @@ class ArmSkill(Skill):
         """Scatter hand, puck and fixtures, then place the skill's goal."""
         qpos, fixtures = world.field("qpos"), world.field("mocap_pos")
         joints, place = qpos[mask], fixtures[mask]
-        joints[:, :3] += between(random[:, 0:3], *_HAND_JITTER)
+        scene = between(random[:, :_SCENE_DRAWS], *_SCENE)
+        joints[:, :3] += scene[:, 0:3]
         puck = world.joint("puck")
-        joints[:, puck : puck + 2] = between(random[:, 3:5], *_PUCK)
-        place[:, world.mocap("cabinet"), 1] = between(random[:, 5], *_CABINET_Y)
-        place[:, world.mocap("dial_stand"), :2] = between(random[:, 6:8], *_DIAL)
-        place[:, world.mocap("button_stand"), :2] = between(random[:, 8:10], *_BUTTON)
+        joints[:, puck : puck + 2] = scene[:, 3:5]
+        place[:, world.mocap("cabinet"), 1] = scene[:, 5]
+        place[:, world.mocap("dial_stand"), :2] = scene[:, 6:8]
+        place[:, world.mocap("button_stand"), :2] = scene[:, 8:10]
         if self.side < 0.0:
             joints[:, [0, puck + 1]] *= -1.0  # the yaw of the base, and where the puck lies
             place[:, :, 1] *= -1.0
@@ -184,7 +188,8 @@ class ArmSkill(Skill):
 
     def fingers(self, world: World) -> Tensor:
         """Mean travel of the two fingers, (n,), m."""
-        return world.field("qpos")[:, 6:8].mean(dim=1)
+        travel = world.field("qpos")
+        return 0.5 * (travel[:, 6] + travel[:, 7])
 
     def position(self, world: World) -> Tensor:
         """Position of the skill's object, (n, 3), m."""

@@ -1,5 +1,6 @@
 """Episodes of one skill in n worlds: the loop every environment of ours is a face of."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,8 @@ class Episodes:
         self._every = torch.ones(n, dtype=torch.bool, device=self.world.device)
         self._seed = torch.zeros(n, dtype=torch.int64, device=self.world.device)
         self._episode = torch.zeros_like(self._seed)
+        self._drawn = torch.zeros(n, skill.draws, dtype=self.world.dtype, device=self.world.device)
+        self._drawn_for = torch.full_like(self._seed, -1)  # which episode of each world
         self.elapsed = torch.zeros(n, dtype=torch.int64)
         self.succeeded = torch.zeros_like(self._every)
         self.returns = torch.zeros(n, dtype=torch.float64, device=self.world.device)
@@ -74,6 +77,7 @@ class Episodes:
             seed = seed + torch.arange(self.n, dtype=torch.int64)
         self._seed.copy_(seed)
         self._episode.zero_()
+        self._drawn_for.fill_(-1)
 
     @torch.inference_mode()
     def reset(self, mask: Tensor | None = None) -> Tensor:
@@ -82,10 +86,8 @@ class Episodes:
         mask = self._every if mask is None else mask
         self.elapsed.masked_fill_(mask.cpu(), 0)
         mask = mask.to(self.world.device)
-        random = uniform(self._seed[mask], self._episode[mask], self.skill.draws)
-        random = random.to(self.world.dtype)
         self.world.reset(mask)
-        self.skill.reset(self.world, mask, random)
+        self.skill.reset(self.world, mask, self._random(mask))
         self.world.forward(mask)
         self._episode += mask
         self.succeeded.masked_fill_(mask, False)
@@ -93,6 +95,13 @@ class Episodes:
         if self.recall:
             self.recall.forget(mask)
         return self._observe()
+
+    def _random(self, mask: Tensor) -> Tensor:
+        """Numbers of the episodes that begin, (mask.sum(), draws); drawn for all worlds at once."""
+        if not self._drawn_for[mask].equal(self._episode[mask]):
+            self._drawn.copy_(uniform(self._seed, self._episode, self.skill.draws))
+            self._drawn_for.copy_(self._episode)
+        return self._drawn[mask]
 
     def _observe(self) -> Tensor:
         observation = self.skill.observe(self.world).float()
@@ -114,13 +123,16 @@ class Episodes:
             self._check(terms, self.skill.success(self.world), self.skill.observe(self.world))
             self._checked = True
         reward = torch.stack(list(terms.values())).sum(dim=0)
-        if reward.is_cpu and not reward.isfinite().all():  # elsewhere a look would wait
-            self._blame(terms)
+        if reward.is_cpu and not math.isfinite(reward.sum()):  # elsewhere a look would wait
+            self._blame(terms, reward)
         success = self.skill.success(self.world)
         if self.recall:
             self.recall.keep(self.elapsed)
         self.elapsed += 1
-        self.succeeded.copy_(self.succeeded | success if self._any else success)
+        if self._any:
+            self.succeeded |= success
+        else:
+            self.succeeded.copy_(success)
         self.returns += reward
         done = self.elapsed >= self.skill.horizon
         if self.world.fresh is not None:
@@ -174,7 +186,7 @@ class Episodes:
         if not (isinstance(success, Tensor) and success.dtype == torch.bool):
             raise ValueError(f"skill {self.skill.name!r}: success must be of type bool")
 
-    def _blame(self, terms: Terms) -> None:
+    def _blame(self, terms: Terms, reward: Tensor) -> None:
         """Say which term of the reward is not finite, and where it came about."""
         skill = f"skill {self.skill.name!r}"
         for name, term in terms.items():
@@ -183,7 +195,8 @@ class Episodes:
                     f"in world {i} of {self.n}, in step {int(self.elapsed[i]) + 1} of its episode"
                 )
                 raise ValueError(f"{skill}: reward's {name!r} is {float(term[i])} {where}")
-        raise ValueError(f"{skill}: the sum of the reward's terms is not finite")
+        if not reward.isfinite().all():  # or else only the sum over worlds is too large
+            raise ValueError(f"{skill}: the sum of the reward's terms is not finite")
 
     def state(self) -> dict[str, Tensor]:
         """Everything the coming steps depend on, on the CPU.
@@ -208,6 +221,7 @@ class Episodes:
         self.world.load_state(state["world"])
         self._seed.copy_(state["seed"])
         self._episode.copy_(state["episode"])
+        self._drawn_for.fill_(-1)
         self.elapsed.copy_(state["elapsed"])
         self.succeeded.copy_(state["succeeded"])
         self.returns.copy_(state["returns"])
