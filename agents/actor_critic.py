@@ -1,7 +1,6 @@
 """PPO's two networks without a graph, where its policy is made of layers that `Tape` knows."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +12,7 @@ from clrl.agents.features import SkillFeatures
 from clrl.agents.heads import MultiHeadPPOPolicy
 from clrl.agents.lanes import side_by_side
 from clrl.agents.rows import Rows
-from clrl.agents.surrogate import Surrogate
+from clrl.agents.surrogate import PolicyTerms, Surrogate, Trace
 from clrl.agents.tape import Tape
 
 
@@ -62,16 +61,22 @@ class ActorCritic:
         return ActorCritic(policy.features, Tape(actor), Tape(critic), log_std, parameters)
 
     @torch.no_grad()
-    def differentiate(self, loss: Surrogate, rows: Rows) -> Tensor:
-        """Set `.grad` of all parameters to the loss's gradient, and give the loss's figures."""
-        device, both = self.log_std.device, (self.actor, self.critic)
-        forward = (partial(network.forward, rows.features) for network in both)
-        mean, value = side_by_side(device, *forward)
-        gradient = loss.gradient(rows, mean, self.log_std, value.flatten())
-        by_outputs = zip(both, (gradient.mean, gradient.value), strict=True)
-        side_by_side(device, *(partial(network.backward, by) for network, by in by_outputs))
-        self.log_std.grad = gradient.log_std
-        return gradient.figures
+    def differentiate(self, loss: Surrogate, rows: Rows) -> list[Trace]:
+        """Set `.grad` of all parameters to the loss's gradient; what its figures are made of."""
+
+        def act() -> PolicyTerms:
+            gradient = loss.policy(rows, self.actor.forward(rows.features), self.log_std)
+            self.actor.backward(gradient.mean)
+            self.log_std.grad = gradient.log_std
+            return gradient.terms
+
+        def judge() -> Tensor:
+            gradient, error = loss.value(rows, self.critic.forward(rows.features))
+            self.critic.backward(gradient)
+            return error
+
+        terms, error = side_by_side(self.log_std.device, act, judge)
+        return [Trace(terms, error)]
 
 
 def _plain(policy: MultiHeadPPOPolicy) -> bool:

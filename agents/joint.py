@@ -15,7 +15,7 @@ from clrl.agents.continual import Continual
 from clrl.agents.popart import PopArt
 from clrl.agents.ppo import BUFFERS, ContinualPPO
 from clrl.agents.rows import Rows
-from clrl.agents.surrogate import Surrogate
+from clrl.agents.surrogate import Surrogate, Trace
 from clrl.agents.tensor_env import tensor_env
 
 
@@ -181,19 +181,19 @@ class JointNetworks:
         """All that is trained, each once."""
         return list(dict.fromkeys(p for networks in self.parts for p in networks.parameters))
 
-    def differentiate(self, loss: Surrogate, batches: Sequence[Rows]) -> Tensor:
-        """Set `.grad` to the mean of the skills' gradients; the mean of the loss's figures."""
+    def differentiate(self, loss: Surrogate, batches: Sequence[Rows]) -> list[Trace]:
+        """Set `.grad` to the mean of the skills' gradients; what each one's figures are of."""
         total: dict[nn.Parameter, Tensor] = {}
-        figures = []
+        traces: list[Trace] = []
         for networks, batch in zip(self.parts, batches, strict=True):
-            figures.append(networks.differentiate(loss, batch))
+            traces += networks.differentiate(loss, batch)
             for parameter in networks.parameters:
                 assert parameter.grad is not None
                 before = total.get(parameter)
                 total[parameter] = parameter.grad if before is None else before + parameter.grad
         for parameter, gradient in total.items():
             parameter.grad = gradient / len(self.parts)
-        return torch.stack(figures).mean(dim=0)
+        return traces
 
 
 def _joined(columns: Sequence[Any]) -> Any:

@@ -1,32 +1,32 @@
 """PPO that keeps earlier skills."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import explained_variance
-from torch import Tensor, nn
+from torch import Tensor
 
 from clrl.agents import adam
 from clrl.agents.actor_critic import ActorCritic
 from clrl.agents.continual import Continual
 from clrl.agents.guard import check_statistics
 from clrl.agents.heads import MultiHeadPPOPolicy
-from clrl.agents.protection import add_gradient
+from clrl.agents.protection import add_gradient, clip_gradients
 from clrl.agents.rollout import collect
 from clrl.agents.rows import Rows
-from clrl.agents.surrogate import Surrogate
+from clrl.agents.surrogate import Surrogate, Trace
 from clrl.agents.tensor_env import tensor_env
 from clrl.agents.tensor_rollout import TensorRolloutBuffer
 from clrl.agents.tensor_rollout import collect as collect_tensors
 
+Minibatch = list[Trace]  # of each skill in it
 BUFFERS = (RolloutBuffer, TensorRolloutBuffer)
-_DIVERGENCE = 4  # its place among the figures of an update
 
 
 class ContinualPPO(Continual, PPO):
@@ -109,13 +109,13 @@ class ContinualPPO(Continual, PPO):
             for group in self.policy.optimizer.param_groups:
                 group["fused"] = True
         loss = self._surrogate()
-        epochs: list[list[Tensor]] = []
+        epochs: list[list[Minibatch]] = []
         for _ in range(self.n_epochs):
             epochs.append([])
             self._n_updates += 1
             if not self._train_epoch(networks, loss, rows, epochs[-1]):
                 break
-        self._log(loss, [torch.stack(figures).cpu().numpy() for figures in epochs])
+        self._log(loss, epochs)
 
     def _surrogate(self) -> Surrogate:
         left = self._current_progress_remaining
@@ -130,34 +130,37 @@ class ContinualPPO(Continual, PPO):
         )
 
     def _train_epoch(
-        self, networks: Any, loss: Surrogate, rows: Any, figures: list[Tensor]
+        self, networks: Any, loss: Surrogate, rows: Any, minibatches: list[Minibatch]
     ) -> bool:
         """Update on all rows once; False where the policy has moved far enough."""
         for batch in rows.shuffled(self.batch_size):
             adam.forget(self.policy.optimizer)
-            figures.append(networks.differentiate(loss, batch))
-            if self.target_kl is not None and self._too_far(figures[-1]):
+            minibatches.append(networks.differentiate(loss, batch))
+            if self.target_kl is not None and self._too_far(loss, minibatches[-1]):
                 return False
-            nn.utils.clip_grad_norm_(networks.parameters, self.max_grad_norm)
+            clip_gradients(networks.parameters, self.max_grad_norm)
             adam.step(self.policy.optimizer)
         return True
 
-    def _too_far(self, figures: Tensor) -> bool:
+    def _too_far(self, loss: Surrogate, minibatch: Minibatch) -> bool:
         assert self.target_kl is not None
-        return float(figures[_DIVERGENCE]) > 1.5 * self.target_kl
+        return loss.figures(minibatch).divergence > 1.5 * self.target_kl
 
-    def _log(self, loss: Surrogate, epochs: list[NDArray[Any]]) -> None:
+    def _log(self, loss: Surrogate, epochs: list[list[Minibatch]]) -> None:
         """What SB3 logs, under its names."""
-        policy, value, entropy, clipped, _ = np.concatenate(epochs).mean(axis=0, dtype=float)
-        last = epochs[-1][-1]
-        total = last[0] + loss.vf_coef * last[1] + loss.ent_coef * last[2]
+        mean = loss.figures([*chain(*chain(*epochs))])
+        newest = loss.figures([*chain(*epochs[-1])])
+        last = loss.figures(epochs[-1][-1])
+        total = (
+            last.policy_loss + loss.vf_coef * last.value_loss + loss.ent_coef * last.entropy_loss
+        )
         explained = explained_variance(self._column("values"), self._column("returns"))
-        self.logger.record("train/entropy_loss", entropy)
-        self.logger.record("train/policy_gradient_loss", policy)
-        self.logger.record("train/value_loss", value)
-        self.logger.record("train/approx_kl", float(epochs[-1][:, _DIVERGENCE].mean(dtype=float)))
-        self.logger.record("train/clip_fraction", clipped)
-        self.logger.record("train/loss", float(total))
+        self.logger.record("train/entropy_loss", mean.entropy_loss)
+        self.logger.record("train/policy_gradient_loss", mean.policy_loss)
+        self.logger.record("train/value_loss", mean.value_loss)
+        self.logger.record("train/approx_kl", newest.divergence)
+        self.logger.record("train/clip_fraction", mean.clip_fraction)
+        self.logger.record("train/loss", total)
         self.logger.record("train/explained_variance", explained)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", loss.clip)

@@ -245,13 +245,26 @@ def add_gradient(loss: Tensor, parameters: list[nn.Parameter], max_norm: float) 
 
 
 @torch.no_grad()
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> None:
+    """`nn.utils.clip_grad_norm_` to the bit, without sorting tensors by device and type."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    torch._foreach_mul_(gradients, _share(gradients, max_norm))
+
+
+def _share(gradients: list[Tensor], max_norm: float) -> Tensor:
+    """What is left of gradients whose common norm is clipped, ()."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    share: Tensor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return share
+
+
+@torch.no_grad()
 def add_clipped(
     parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], max_norm: float
 ) -> None:
     """Add gradients to `.grad`, their common norm clipped to `max_norm`; None adds nothing."""
     used = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
     own = [g for _, g in used]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(own)))
-    scaled = torch._foreach_mul(own, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    scaled = torch._foreach_mul(own, _share(own, max_norm))
     for (parameter, _), gradient in zip(used, scaled, strict=True):
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -1,6 +1,7 @@
 """PPO's loss (Schulman et al., 2017, arXiv:1707.06347) and its gradient in closed form."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,21 +13,53 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True)
-class Gradient:
-    """Gradient of the loss by what the networks gave, and figures for the log.
+class PolicyTerms:
+    """What the figures of the policy's part are made of.
 
     Attributes:
-        mean: (batch, act).
-        log_std: (act,).
-        value: (batch, 1).
-        figures: Loss of the policy, loss of the value, loss of the entropy, share of clipped
-            ratios, divergence; (5,).
+        log_ratio: Of probabilities, new over old, (batch,).
+        free: Advantage by that ratio, (batch,).
+        held: Advantage by the clipped ratio, (batch,).
+        entropy: Of the policy, ().
     """
+
+    log_ratio: Tensor
+    free: Tensor
+    held: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """Gradient of the policy's part by the mean, (batch, act), and by the log-std, (act,)."""
 
     mean: Tensor
     log_std: Tensor
-    value: Tensor
-    figures: Tensor
+    terms: PolicyTerms
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What the figures of a minibatch are made of, until somebody asks for them.
+
+    Attributes:
+        policy: Of the policy's part.
+        error: Of the value, (batch,).
+    """
+
+    policy: PolicyTerms
+    error: Tensor
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Means over minibatches, for the log."""
+
+    policy_loss: float
+    value_loss: float
+    entropy_loss: float
+    clip_fraction: float
+    divergence: float
 
 
 @dataclass(frozen=True)
@@ -47,33 +80,41 @@ class Surrogate:
     vf_coef: float
     normalize: bool
 
-    def gradient(self, batch: Rows, mean: Tensor, log_std: Tensor, value: Tensor) -> Gradient:
-        """Gradient at mean (batch, act), log_std (act,) and value (batch,)."""
-        n = len(mean)
+    def policy(self, batch: Rows, mean: Tensor, log_std: Tensor) -> PolicyGradient:
+        """Gradient of the policy's part at mean (batch, act) and log_std (act,)."""
         inverse = torch.exp(-log_std)
         z = (batch.action - mean) * inverse
-        log_ratio = log_density(z, log_std) - batch.log_prob
+        squares = z.square()
+        log_ratio = log_density(squares, log_std) - batch.log_prob
         ratio = torch.exp(log_ratio)
         advantage = self._advantage(batch)
         free, held = advantage * ratio, advantage * ratio.clamp(1 - self.clip, 1 + self.clip)
         # Where the clipped one is the smaller it is constant, and nothing flows.
-        pull = free * (free <= held) * (-1.0 / n)
-        error, moving = self._value_error(batch, value)
-        figures = torch.stack(
-            (
-                -torch.minimum(free, held).mean(),
-                error.square().mean(),
-                -entropy(log_std),
-                ((ratio - 1.0).abs() > self.clip).float().mean(),
-                ((ratio - 1.0) - log_ratio).mean(),
-            )
-        )
-        return Gradient(
+        pull = free * (free <= held) * (-1.0 / len(mean))
+        return PolicyGradient(
             mean=pull[:, None] * z * inverse,
-            log_std=pull @ (z.square() - 1.0) - self.ent_coef,
-            value=(error * moving * (2.0 * self.vf_coef / n))[:, None],
-            figures=figures,
+            log_std=pull @ (squares - 1.0) - self.ent_coef,
+            terms=PolicyTerms(log_ratio, free, held, entropy(log_std)),
         )
+
+    def value(self, batch: Rows, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of the value's part at a value (batch, 1), and the value's error (batch,)."""
+        error, moving = self._value_error(batch, value.flatten())
+        return (error * (moving * (2.0 * self.vf_coef / len(value))))[:, None], error
+
+    def figures(self, traces: Sequence[Trace]) -> Figures:
+        """What SB3 would log of minibatches: of all at once, since each look at one is dear."""
+        policies, errors = [t.policy for t in traces], [t.error for t in traces]
+        columns = zip(*((p.log_ratio, p.free, p.held) for p in policies), strict=True)
+        log_ratio, free, held = map(torch.cat, columns)
+        moved = torch.exp(log_ratio) - 1.0
+        clipped = (moved.abs() > self.clip).float()
+        losses = -torch.minimum(free, held), torch.cat(errors).square()
+        rows = torch.stack((*losses, clipped, moved - log_ratio))
+        weights = torch.cat([torch.full_like(error, 1.0 / len(error)) for error in errors])
+        policy, value, share, divergence = (rows @ weights / len(traces)).tolist()
+        entropies = torch.stack([p.entropy for p in policies])
+        return Figures(policy, value, -float(entropies.mean()), share, divergence)
 
     def _advantage(self, batch: Rows) -> Tensor:
         advantage = batch.advantage
@@ -90,9 +131,14 @@ class Surrogate:
         return clipped - batch.target, moved.abs() <= self.clip_value
 
 
-def log_density(z: Tensor, log_std: Tensor) -> Tensor:
-    """Log-density of standardised actions (..., act) under a diagonal Gaussian, (...)."""
-    return -0.5 * z.square().sum(dim=-1) - (log_std.sum() + _LOG_SQRT_2PI * z.shape[-1])
+def log_density(squares: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density of actions under a diagonal Gaussian, (...), by squares of standardised ones.
+
+    Args:
+        squares: (..., act).
+        log_std: (act,).
+    """
+    return -0.5 * squares.sum(dim=-1) - (log_std.sum() + _LOG_SQRT_2PI * squares.shape[-1])
 
 
 def entropy(log_std: Tensor) -> Tensor:

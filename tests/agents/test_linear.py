@@ -113,6 +113,20 @@ def test_a_product_may_end_in_tanh(least: int, monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_tanh_without_onednn_is_off_by_rounding(
+    biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "onednn_threads", lambda: 0)
+    x, weight = torch.linspace(-30.0, 30.0, 20_001)[:, None], torch.ones(3, 1)
+    bias = torch.tensor([0.0, 1e-4, -2.0]) if biased else None
+    exact = torch.tanh(functional.linear(x, weight, bias).double())
+    found = product(x, weight, bias, "tanh")
+    assert (found - exact).abs().max() < 2e-7
+    assert found.abs().max() <= 1.0
+    assert product(torch.full((1, 1), torch.nan), weight, bias, "tanh").isnan().all()
+
+
 def test_products_of_transposed_matrices() -> None:
     x, weight, _, upstream = tensors(9, 5, 7)
     torch.testing.assert_close(product(upstream, weight.t()), upstream @ weight)

@@ -91,9 +91,9 @@ def test_a_minibatch_of_ppo_reads_nothing(read: list[Any]) -> None:
     networks = ActorCritic.of(agent.policy)
     assert networks is not None
     rows = Rows.of(agent.rollout_buffer, networks.features)
-    figures = [networks.differentiate(agent._surrogate(), b) for b in rows.shuffled(12)]
-    assert len(figures) == N
-    assert all(f.device == META for f in figures)
+    batches = [networks.differentiate(agent._surrogate(), b) for b in rows.shuffled(12)]
+    assert len(batches) == N
+    assert all(trace.error.device == META for traces in batches for trace in traces)
 
 
 def test_a_gradient_step_of_sac_reads_nothing(

@@ -155,6 +155,28 @@ def test_a_full_action_moves_the_hand_that_way() -> None:
     assert ((moved - torch.diag(moved.diagonal())).abs() < 0.01).all()
 
 
+def test_starts_follow_seeds_states_and_counts_whatever_was_drawn_before() -> None:
+    skill: Any = make_skill("arm-push")
+    used, new = Episodes(skill, 3), Episodes(skill, 3)
+    for episodes in (used, new):
+        episodes.seed(7)
+        episodes.reset()
+    before = new.state()
+    used.reset(torch.tensor([False, True, False]))
+    used.reset(torch.tensor([True, True, False]))
+    used.load_state(before)
+    assert torch.equal(used.reset(), new.reset())
+    used.seed(8)
+    new.seed(torch.tensor([8, 9, 10]))
+    assert torch.equal(used.reset(), new.reset())
+    for mask in ([True, False, False], [True, False, True], [True, True, True]):
+        later = used.reset(torch.tensor(mask))
+    for _ in range(3):
+        first = new.reset(torch.tensor([True, False, False]))
+    assert torch.equal(later[0], first[0])
+    assert torch.equal(later[1], new.reset(torch.tensor([False, True, False]))[1])
+
+
 def test_counter_random_numbers_are_uniform_and_independent() -> None:
     seeds = torch.arange(2000)
     draws = uniform(seeds, torch.zeros(2000, dtype=torch.int64), 4).numpy()

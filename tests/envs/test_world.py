@@ -75,6 +75,28 @@ def test_masked_step_and_reset_leave_the_others() -> None:
     assert world.field("qpos")[:, 0].tolist() == [0.0, 1.0, 0.0, 1.0]
 
 
+@pytest.mark.parametrize("name", ["arm-push", "arm-dial"])
+def test_a_copy_that_is_reset_goes_on_as_a_new_one(name: str) -> None:
+    skill: Any = make_skill(name)
+    model = skill.model
+    used, new = make_world(model, 3), make_world(model, 3)
+    used.field("ctrl").copy_(torch.rand(3, model.nu, generator=torch.Generator().manual_seed(0)))
+    used.field("mocap_pos")[:, 0] += 0.1
+    used.field("qvel")[:] = 2.0
+    used.step(50)
+    mask = torch.tensor([False, True, True])
+    used.reset(mask)
+    used.forward(mask)
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, 0)
+    assert torch.equal(used.field("qpos")[1], torch.from_numpy(data.qpos))
+    for _ in range(5):
+        assert torch.equal(used.state()[mask], new.state()[mask])
+        assert torch.equal(used.field("sensordata")[mask], new.field("sensordata")[mask])
+        for world in (used, new):
+            world.step(4)
+
+
 def test_forward_refreshes_masked_copies() -> None:
     world = make_world(pendulum(), 2)
     world.field("qpos")[:, 0] = np.pi / 2
