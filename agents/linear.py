@@ -82,7 +82,7 @@ def product(
 def goes_to_onednn(x: Tensor, weights: int, then: str = "none") -> bool:
     """Whether oneDNN is to multiply rows (m, k) with so many weights, `then` to follow."""
     most = onednn_threads()
-    if not x.is_cpu or x.shape[0] * weights < _LEAST or torch.get_num_threads() > most:
+    if not most or not x.is_cpu or x.shape[0] * weights < _LEAST or torch.get_num_threads() > most:
         return False
     return most > 1 or then == "tanh" or max(x.shape) >= _LONG
 

@@ -1,9 +1,10 @@
 """Steps/s of PPO learning a skill, over Stable-Baselines3's PPO on the same worlds.
 
-Both have the same hyper-parameters, `clrl train`'s but for the normalisation of observations, which
-SB3's policy does not have, and learn in alternation. Below the rate is where a rollout's time goes:
-the worlds, what collecting adds to them (the policy, mostly), and the update. `--threads 1`
-leaves one core to the physics.
+All have the same hyper-parameters, `clrl train`'s but for the normalisation of observations, which
+SB3's policy does not have, and learn in alternation, each in a process of its own. SB3 comes twice:
+as it is, with as many torch threads as there are cores, and on one, where it is faster. Below
+the rate is where a rollout's time goes: the worlds, what collecting adds to them (the policy,
+mostly), and the update. `--threads 1` leaves one core to the physics.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from stable_baselines3 import PPO
 from table import Row, arguments, report, row
 
 from clrl.agents import ContinualPPO
-from clrl.agents.lanes import set_lanes
+from clrl.agents.lanes import cores, set_lanes
 from clrl.config import PRESETS
 from clrl.envs import make_skill
 
@@ -59,9 +60,10 @@ class Learner:
         return timed
 
 
-def alone(kind: Any, name: str, worlds: int, options: Any) -> Callable[[], dict[str, float]]:
+def alone(side: str, name: str, worlds: int, options: Any) -> Callable[[], dict[str, float]]:
     """What has a learner learn some more, where it has the process for itself."""
-    torch.set_num_threads(1)  # as `clrl train` does
+    kind = ContinualPPO if side == "clrl" else PPO
+    torch.set_num_threads((options.threads or cores()) if side == "stock" else 1)
     set_lanes(options.threads)
     learner = Learner(kind, name, worlds, options.threads)
     learner.learn(2)
@@ -69,19 +71,22 @@ def alone(kind: Any, name: str, worlds: int, options: Any) -> Callable[[], dict[
 
 
 def measure(name: str, worlds: int, options: Any) -> list[Row]:
-    """Alternate both learners."""
+    """Alternate the learners."""
     with (
-        apart(alone, ContinualPPO, name, worlds, options) as clrl,
-        apart(alone, PPO, name, worlds, options) as sb3,
+        apart(alone, "clrl", name, worlds, options) as clrl,
+        apart(alone, "stock", name, worlds, options) as stock,
+        apart(alone, "one thread", name, worlds, options) as one_thread,
     ):
-        pairs = [(clrl(), sb3()) for _ in range(options.rounds)]
-    ours, theirs = ([pair[i] for pair in pairs] for i in (0, 1))
-    title = f"{name} x {worlds}"
-    rows = [row(title, "steps/s", [m["learn"] for m in ours], [m["learn"] for m in theirs])]
-    for part in PARTS:
-        made = row(f"  {part}", "ms/rollout", [m[part] for m in ours], [m[part] for m in theirs])
-        low, high = made["spread"]
-        rows.append(made | {"ratio": 1 / made["ratio"], "spread": [1 / high, 1 / low]})
+        rounds = [(clrl(), stock(), one_thread()) for _ in range(options.rounds)]
+    ours, *others = zip(*rounds, strict=True)
+    rows = []
+    for title, theirs in zip((f"{name} x {worlds}", "SB3 on one thread"), others, strict=True):
+        rows.append(row(title, "steps/s", [m["learn"] for m in ours], [m["learn"] for m in theirs]))
+        for part in PARTS:
+            columns = [m[part] for m in ours], [m[part] for m in theirs]
+            made = row(f"  {part}", "ms/rollout", *columns)
+            low, high = made["spread"]
+            rows.append(made | {"ratio": 1 / made["ratio"], "spread": [1 / high, 1 / low]})
     return rows
 
 
