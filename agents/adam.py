@@ -43,7 +43,7 @@ def move(
     optimizer: torch.optim.Optimizer,
     part: slice = slice(None),
     rate: Tensor | None = None,
-    cut: Callable[[Sequence[Tensor]], list[Tensor]] = list,
+    cut: Callable[[Sequence[Tensor]], list[Tensor]] | None = None,
 ) -> None:
     """Move the weights that have a gradient; no hook is called.
 
@@ -51,7 +51,7 @@ def move(
         optimizer: `torch.optim.Adam` with `fused`.
         part: Of the weights of each of its groups.
         rate: The learning rate, (), in place of the optimizer's own.
-        cut: Cuts each of some tensors into the pieces that the kernel is to see.
+        cut: Cuts each of some tensors into the pieces that the kernel is to see, if not the whole.
     """
     for group in optimizer.param_groups:
         used = [p for p in group["params"][part] if p.grad is not None]
@@ -63,16 +63,17 @@ def move(
             torch._foreach_add_(steps, _ONE, alpha=1.0)
         else:
             torch._foreach_add_(steps, 1)
-        counts = [len(cut([p])) for p in used]
-        most = [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else []
-        columns = (
-            cut(used),
-            cut([p.grad for p in used]),
-            cut([state["exp_avg"] for state in states]),
-            cut([state["exp_avg_sq"] for state in states]),
-            cut(most),
-            [step for step, count in zip(steps, counts, strict=True) for _ in range(count)],
-        )
+        columns: list[list[Any]] = [
+            used,
+            [p.grad for p in used],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
+        ]
+        if cut is not None:
+            steps = [step for step, p in zip(steps, used, strict=True) for _ in cut([p])]
+            columns = [cut(column) for column in columns]
+        columns.append(steps)
         kernel: Callable[..., None] = partial(
             torch._fused_adam_,
             lr=group["lr"] if rate is None else rate,

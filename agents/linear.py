@@ -105,7 +105,6 @@ def by_weight(gradient: Tensor, x: Tensor) -> Tensor:
     return product(gradient.t().contiguous(), x.t()) if goes else torch.mm(gradient.t(), x)
 
 
-@torch.no_grad()
 def _tanh_of_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """2 sigmoid(2 x) - 1 is tanh within 2e-7, in a third of the time that torch's own takes."""
     if bias is None:
