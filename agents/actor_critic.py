@@ -1,6 +1,7 @@
 """PPO's two networks without a graph, where its policy is made of layers that `Tape` knows."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 
 from clrl.agents.features import SkillFeatures
 from clrl.agents.heads import MultiHeadPPOPolicy
-from clrl.agents.lanes import side_by_side
+from clrl.agents.lanes import Aside
 from clrl.agents.rows import Rows
-from clrl.agents.surrogate import PolicyTerms, Surrogate, Trace
+from clrl.agents.surrogate import Surrogate, Trace
 from clrl.agents.tape import Tape
 
 
@@ -64,19 +65,20 @@ class ActorCritic:
     def differentiate(self, loss: Surrogate, rows: Rows) -> list[Trace]:
         """Set `.grad` of all parameters to the loss's gradient; what its figures are made of."""
 
-        def act() -> PolicyTerms:
-            gradient = loss.policy(rows, self.actor.forward(rows.features), self.log_std)
-            self.actor.backward(gradient.mean)
-            self.log_std.grad = gradient.log_std
-            return gradient.terms
-
         def judge() -> Tensor:
             gradient, error = loss.value(rows, self.critic.forward(rows.features))
             self.critic.backward(gradient)
             return error
 
-        terms, error = side_by_side(self.log_std.device, act, judge)
-        return [Trace(terms, error)]
+        with Aside(self.log_std.device) as aside:
+            constants = aside.add(partial(loss.constants, rows, self.log_std))
+            error = aside.add(judge)
+            mean = self.actor.forward(rows.features)
+            gradient = loss.policy(rows, constants(), mean)
+            by_log_std = aside.add(partial(loss.by_log_std, gradient))
+            self.actor.backward(gradient.mean)
+        self.log_std.grad = by_log_std()
+        return [Trace(gradient.terms, error())]
 
 
 def _plain(policy: MultiHeadPPOPolicy) -> bool:

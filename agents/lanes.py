@@ -16,6 +16,7 @@ Work = Callable[[], Any]
 _LOOKS = 200  # for a result, about a microsecond each; being woken takes 60
 _give_way = partial(select, (), (), (), 0) if os.name == "posix" else partial(sleep, 0)  # to others
 
+_CPU = torch.device("cpu")
 _STREAMS: dict[torch.device, list[torch.cuda.Stream]] = {}
 
 
@@ -143,10 +144,13 @@ def side_by_side(device: torch.device, *works: Work) -> list[Any]:
 
 
 class Aside:
-    """Work done by the end of a `with` block, by a thread of a CPU if one was free at its start."""
+    """Work done by the end of a `with` block, by a thread of a CPU if one was free at its start.
 
-    def __init__(self) -> None:
-        self._alone = _Threads.all_busy()
+    For another device it is done as it is added.
+    """
+
+    def __init__(self, device: torch.device = _CPU) -> None:
+        self._alone = device.type != "cpu" or _Threads.all_busy()
         self._begun: list[_Piece] = []
 
     def add(self, work: Work) -> Work:

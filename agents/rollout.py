@@ -54,9 +54,7 @@ def collect(
         rollout_buffer.episode_starts[n_steps] = agent._last_episode_starts
         agent._last_obs, agent._last_episode_starts = new_obs, dones
     rollout_buffer.pos, rollout_buffer.full = n_rollout_steps, True
-    rollout_buffer.log_probs[:] = log_density(
-        noise.square(), networks.log_std.detach().cpu()
-    ).numpy()
+    rollout_buffer.log_probs[:] = log_density(noise, networks.log_std.detach().cpu()).numpy()
     values = _judge(networks, rollout_buffer, agent._last_obs, cut, agent.gamma)
     rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
     callback.update_locals(locals())

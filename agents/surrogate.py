@@ -30,11 +30,36 @@ class PolicyTerms:
 
 
 @dataclass(frozen=True)
+class Constants:
+    """What the policy's part is made of that does not hang on the mean.
+
+    Attributes:
+        advantage: As it counts, (batch,).
+        inverse: Of the standard deviation, (act,).
+        offset: Of the log-density, ().
+        entropy: ().
+    """
+
+    advantage: Tensor
+    inverse: Tensor
+    offset: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True)
 class PolicyGradient:
-    """Gradient of the policy's part by the mean, (batch, act), and by the log-std, (act,)."""
+    """Gradient of the policy's part.
+
+    Attributes:
+        mean: By the mean, (batch, act).
+        pull: By the log-density, (batch,).
+        squares: Of standardised actions, (batch, act).
+        terms: For the log.
+    """
 
     mean: Tensor
-    log_std: Tensor
+    pull: Tensor
+    squares: Tensor
     terms: PolicyTerms
 
 
@@ -80,22 +105,27 @@ class Surrogate:
     vf_coef: float
     normalize: bool
 
-    def policy(self, batch: Rows, mean: Tensor, log_std: Tensor) -> PolicyGradient:
-        """Gradient of the policy's part at mean (batch, act) and log_std (act,)."""
-        inverse = torch.exp(-log_std)
-        z = (batch.action - mean) * inverse
+    def constants(self, batch: Rows, log_std: Tensor) -> Constants:
+        """For `policy`, at log_std (act,)."""
+        offset = _offset(log_std)
+        return Constants(self._advantage(batch), torch.exp(-log_std), offset, entropy(log_std))
+
+    def policy(self, batch: Rows, constants: Constants, mean: Tensor) -> PolicyGradient:
+        """Gradient of the policy's part at mean (batch, act)."""
+        z = (batch.action - mean) * constants.inverse
         squares = z.square()
-        log_ratio = log_density(squares, log_std) - batch.log_prob
-        ratio = torch.exp(log_ratio)
-        advantage = self._advantage(batch)
+        log_ratio = _log_density(squares, constants.offset) - batch.log_prob
+        ratio, advantage = torch.exp(log_ratio), constants.advantage
         free, held = advantage * ratio, advantage * ratio.clamp(1 - self.clip, 1 + self.clip)
         # Where the clipped one is the smaller it is constant, and nothing flows.
         pull = free * (free <= held) * (-1.0 / len(mean))
-        return PolicyGradient(
-            mean=pull[:, None] * z * inverse,
-            log_std=pull @ (squares - 1.0) - self.ent_coef,
-            terms=PolicyTerms(log_ratio, free, held, entropy(log_std)),
-        )
+        by_mean = pull[:, None] * z * constants.inverse
+        terms = PolicyTerms(log_ratio, free, held, constants.entropy)
+        return PolicyGradient(by_mean, pull, squares, terms)
+
+    def by_log_std(self, gradient: PolicyGradient) -> Tensor:
+        """The rest of it, by the log-std, (act,)."""
+        return gradient.pull @ (gradient.squares - 1.0) - self.ent_coef
 
     def value(self, batch: Rows, value: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of the value's part at a value (batch, 1), and the value's error (batch,)."""
@@ -131,14 +161,17 @@ class Surrogate:
         return clipped - batch.target, moved.abs() <= self.clip_value
 
 
-def log_density(squares: Tensor, log_std: Tensor) -> Tensor:
-    """Log-density of actions under a diagonal Gaussian, (...), by squares of standardised ones.
+def log_density(z: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density of standardised actions (..., act) under a diagonal Gaussian, (...)."""
+    return _log_density(z.square(), _offset(log_std))
 
-    Args:
-        squares: (..., act).
-        log_std: (act,).
-    """
-    return -0.5 * squares.sum(dim=-1) - (log_std.sum() + _LOG_SQRT_2PI * squares.shape[-1])
+
+def _log_density(squares: Tensor, offset: Tensor) -> Tensor:
+    return -0.5 * squares.sum(dim=-1) - offset
+
+
+def _offset(log_std: Tensor) -> Tensor:
+    return log_std.sum() + _LOG_SQRT_2PI * len(log_std)
 
 
 def entropy(log_std: Tensor) -> Tensor:

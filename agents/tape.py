@@ -71,7 +71,7 @@ class Tape:
             The gradient with respect to those columns, a tensor, or None.
         """
         result: Tensor | None = gradient
-        with Aside() as aside:
+        with Aside(gradient.device) as aside:
             for i in reversed(range(len(self._layers))):
                 layer, asked = self._layers[i], slice(None) if i else inputs
                 back: Backward = _BACKWARD.get(type(layer), _other_back)
@@ -139,7 +139,7 @@ def _weight_back(
     weight = layer.weight
     if aside is not None:
         work = partial(_set_gradient, weight, gradient, x)
-        if asked is None or gradient.is_cuda or x.shape[0] * weight.numel() < _LONG:
+        if asked is None or x.shape[0] * weight.numel() < _LONG:
             work()
         else:
             aside.add(work)

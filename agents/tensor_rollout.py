@@ -108,7 +108,7 @@ def collect(
         agent._last_obs, agent._last_episode_starts = new_obs, dones
     rollout_buffer.pos, rollout_buffer.full = n_rollout_steps, True
     rollout_buffer.episode_starts.copy_(starts, non_blocking=True)
-    rollout_buffer.log_probs = log_density(noise.square(), networks.log_std)
+    rollout_buffer.log_probs = log_density(noise, networks.log_std)
     values = _judge(networks, rollout_buffer, agent._last_obs, cut)
     rollout_buffer.compute_returns_and_advantage(values, dones)
     record_episodes(agent, ended)
