@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from clrl.agents import ContinualPPO
+from clrl.agents.protection import clip_gradients
 from clrl.agents.rows import Rows
 from clrl.agents.surrogate import Surrogate
 from clrl.agents.tape import Tape
@@ -198,6 +199,22 @@ def test_the_gradient_is_that_of_autograd(clip_value: float | None, normalize: b
         torch.testing.assert_close(ours, expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e6])
+def test_gradients_are_clipped_as_torch_clips_them(size: float) -> None:
+    torch.manual_seed(0)
+    ours, theirs = ([nn.Parameter(torch.zeros(n, 7)) for n in (1, 5, 30)] for _ in range(2))
+    for mine, other in zip(ours[:2], theirs[:2], strict=True):  # the last has none
+        mine.grad = size * torch.randn_like(mine)
+        other.grad = mine.grad.clone()
+    clip_gradients(ours, 0.5)
+    nn.utils.clip_grad_norm_(theirs, 0.5)
+    for mine, other in zip(ours[:2], theirs[:2], strict=True):
+        assert mine.grad is not None
+        assert other.grad is not None
+        assert torch.equal(mine.grad, other.grad)
+    assert ours[2].grad is None
 
 
 def _as_sb3(
