@@ -78,7 +78,8 @@ class ActorCritic:
             by_log_std = aside.add(partial(loss.by_log_std, gradient))
             self.actor.backward(gradient.mean)
         self.log_std.grad = by_log_std()
-        return [Trace(gradient.terms, error())]
+        policy = gradient.log_ratio, gradient.free, gradient.held, constants().entropy
+        return [Trace(*policy, error())]
 
 
 def _plain(policy: MultiHeadPPOPolicy) -> bool:

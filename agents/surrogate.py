@@ -13,23 +13,6 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True)
-class PolicyTerms:
-    """What the figures of the policy's part are made of.
-
-    Attributes:
-        log_ratio: Of probabilities, new over old, (batch,).
-        free: Advantage by that ratio, (batch,).
-        held: Advantage by the clipped ratio, (batch,).
-        entropy: Of the policy, ().
-    """
-
-    log_ratio: Tensor
-    free: Tensor
-    held: Tensor
-    entropy: Tensor
-
-
-@dataclass(frozen=True)
 class Constants:
     """What the policy's part is made of that does not hang on the mean.
 
@@ -54,13 +37,17 @@ class PolicyGradient:
         mean: By the mean, (batch, act).
         pull: By the log-density, (batch,).
         squares: Of standardised actions, (batch, act).
-        terms: For the log.
+        log_ratio: Of probabilities, new over old, (batch,).
+        free: Advantage by that ratio, (batch,).
+        held: Advantage by the clipped ratio, (batch,).
     """
 
     mean: Tensor
     pull: Tensor
     squares: Tensor
-    terms: PolicyTerms
+    log_ratio: Tensor
+    free: Tensor
+    held: Tensor
 
 
 @dataclass(frozen=True)
@@ -68,11 +55,17 @@ class Trace:
     """What the figures of a minibatch are made of, until somebody asks for them.
 
     Attributes:
-        policy: Of the policy's part.
+        log_ratio: As in `PolicyGradient`, as are the next two.
+        free: Advantage by that ratio.
+        held: Advantage by the clipped ratio.
+        entropy: Of the policy, ().
         error: Of the value, (batch,).
     """
 
-    policy: PolicyTerms
+    log_ratio: Tensor
+    free: Tensor
+    held: Tensor
+    entropy: Tensor
     error: Tensor
 
 
@@ -120,8 +113,7 @@ class Surrogate:
         # Where the clipped one is the smaller it is constant, and nothing flows.
         pull = free * (free <= held) * (-1.0 / len(mean))
         by_mean = pull[:, None] * z * constants.inverse
-        terms = PolicyTerms(log_ratio, free, held, constants.entropy)
-        return PolicyGradient(by_mean, pull, squares, terms)
+        return PolicyGradient(by_mean, pull, squares, log_ratio, free, held)
 
     def by_log_std(self, gradient: PolicyGradient) -> Tensor:
         """The rest of it, by the log-std, (act,)."""
@@ -134,16 +126,15 @@ class Surrogate:
 
     def figures(self, traces: Sequence[Trace]) -> Figures:
         """What SB3 would log of minibatches: of all at once, since each look at one is dear."""
-        policies, errors = [t.policy for t in traces], [t.error for t in traces]
-        columns = zip(*((p.log_ratio, p.free, p.held) for p in policies), strict=True)
-        log_ratio, free, held = map(torch.cat, columns)
+        columns = zip(*((t.log_ratio, t.free, t.held, t.error) for t in traces), strict=True)
+        log_ratio, free, held, error = map(torch.cat, columns)
         moved = torch.exp(log_ratio) - 1.0
         clipped = (moved.abs() > self.clip).float()
-        losses = -torch.minimum(free, held), torch.cat(errors).square()
+        losses = -torch.minimum(free, held), error.square()
         rows = torch.stack((*losses, clipped, moved - log_ratio))
-        weights = torch.cat([torch.full_like(error, 1.0 / len(error)) for error in errors])
+        weights = torch.cat([torch.full_like(t.error, 1.0 / len(t.error)) for t in traces])
         policy, value, share, divergence = (rows @ weights / len(traces)).tolist()
-        entropies = torch.stack([p.entropy for p in policies])
+        entropies = torch.stack([t.entropy for t in traces])
         return Figures(policy, value, -float(entropies.mean()), share, divergence)
 
     def _advantage(self, batch: Rows) -> Tensor:

@@ -2,9 +2,9 @@
 
 All have the same hyper-parameters, `clrl train`'s but for the normalisation of observations, which
 SB3's policy does not have, and learn in alternation, each in a process of its own. SB3 comes twice:
-as it is, with as many torch threads as there are cores, and on one, where it is faster. Below
-the rate is where a rollout's time goes: the worlds, what collecting adds to them (the policy,
-mostly), and the update. `--threads 1` leaves one core to the physics.
+as it is, with as many torch threads as there are cores, and on one, which some processors do
+better with. Below the rate is where a rollout's time goes: the worlds, what collecting adds to them
+(the policy, mostly), and the update. `--threads 1` leaves one core to the physics.
 """
 
 import argparse

@@ -2,10 +2,9 @@
 
 `ours` and `theirs` are updates/s on the same networks, batches and cores, in alternation. SB3 has
 as many torch threads as there are cores; so has ours where it says so, and elsewhere a lane on
-each, as `clrl train` has. On a CPU each has a process of its own, as whoever trains has, so that
-neither finds its memory among the other's nor waits for the other's threads. For a protection
-`theirs` is the unprotected agent. "of the ceiling" is the share of time that the products of
-matrices of an update would take at the fastest rate measured for them in this run.
+each, as `clrl train` has. On a CPU each has a process of its own. For a protection `theirs` is the
+unprotected agent. "of the ceiling" is the share of time that the products of matrices of an update
+would take at the fastest rate measured for them in this run.
 """
 
 import argparse

@@ -112,7 +112,7 @@ class CpuWorld(World):
             self._state[mask] = self._start
 
     def _restart(self, mask: Tensor | None) -> None:
-        """`reset` by MuJoCo's own way, which takes it ten times as long."""
+        """`reset` by MuJoCo's own way, which takes it seven times as long."""
         self._batch.reset(_ids(mask), keyframe=self._keyframe, stage=_NONE)
 
     def forward(self, mask: Tensor | None = None) -> None:
